@@ -1,0 +1,21 @@
+"""Image data: sources, their partition among clients, and the transform to a model's input."""
+
+from .image_set import DataError, ImageSet, Source
+from .partitions import PARTITIONS, partition
+from .sources import SourceLoader, load_source, register_source, source_names
+from .split import split_client
+from .transforms import BatchTransform
+
+__all__ = [
+    "PARTITIONS",
+    "BatchTransform",
+    "DataError",
+    "ImageSet",
+    "Source",
+    "SourceLoader",
+    "load_source",
+    "partition",
+    "register_source",
+    "source_names",
+    "split_client",
+]

@@ -1,0 +1,155 @@
+"""Method `accumulator`: an attention adapter at every block that modulates and predicts early.
+
+"Accumulator-style": the idea is that of *Federated Learning for Inference at Anytime and
+Anywhere* (arXiv 2212.04084); its equations were not available, so sizes, wiring and start are our
+reconstruction (docs/methods/accumulator.md). After block l, with class token ``h_l``::
+
+    X_l = [q; g_1; ..; g_{l-1}; h_l] + e[0..l]      q: learned token, e: depth embedding
+    M_l = Acc(X_l)                                  pre-norm attention and MLP, residual
+    y_l = head(M_l[0] + h_l)                        the prediction, where there is an exit
+    z_l[0] <- M_l[l]                                what the next block sees as class token
+
+``g_j`` is ``h_j`` (history "raw") or ``M_j[j]`` ("modulated").
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .adapters import init_linear
+from .backbone import Backbone
+from .base import SHARED, AdapterModel, ExitHead, block_unit
+
+# (width of attention, hidden width of the MLP) for a backbone of width D; "bottleneck" is the
+# size of ReeFL's module, which makes the two methods comparable.
+SIZES = {
+    "bottleneck": lambda width: (16, int(width * 1.35)),
+    "full": lambda width: (width, 4 * width),
+}
+HEADS = 8
+
+
+class Accumulator(nn.Module):
+    """One pre-norm attention block over the history of class tokens.
+
+    Only two of its outputs are ever used, those of the learned token (first) and of the current
+    block (last), so queries and the MLP run for these two alone; with a single layer that changes
+    nothing else.
+    """
+
+    def __init__(self, width: int, size: str) -> None:
+        super().__init__()
+        inner, hidden = SIZES[size](width)
+        self.heads = HEADS if inner % HEADS == 0 else 1
+        self.norm1 = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * inner)
+        self.out = nn.Linear(inner, width)
+        self.norm2 = nn.LayerNorm(width)
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.apply(init_linear)
+        # Both residual branches start at zero: round 0 is the pretrained pass exactly.
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.down.weight)
+
+    def forward(self, history: Tensor) -> Tensor:
+        """Map the history ``(B, n, D)`` to its first and last output, ``(B, 2, D)``."""
+        batch, count, _ = history.shape
+        qkv = self.qkv(self.norm1(history)).view(batch, count, 3, self.heads, -1)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, n, inner / heads) each
+        mixed = functional.scaled_dot_product_attention(query[:, :, :: count - 1], key, value)
+        tokens = history[:, :: count - 1] + self.out(mixed.transpose(1, 2).flatten(2))
+        return tokens + self.down(functional.gelu(self.up(self.norm2(tokens))))
+
+
+class Tokens(nn.Module):
+    """The learned token ``(1, D)`` and the depth embedding ``(L + 1, D)``, row 0 the token's."""
+
+    def __init__(self, width: int, depth: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.empty(1, width))
+        self.depth = nn.Parameter(torch.zeros(depth + 1, width))
+        nn.init.trunc_normal_(self.query, std=0.02)
+
+
+class AccumulatorModel(AdapterModel):
+    """The accumulator on a frozen backbone.
+
+    Parameters
+    ----------
+    sharing : str
+        ``shared``: one accumulator and one head for all blocks; ``per-block``: each its own.
+    history : str
+        ``modulated`` or ``raw``: which class tokens of earlier blocks are attended to.
+    size : str
+        ``bottleneck`` (attention 16 wide, MLP 1.35 D) or ``full`` (D wide, MLP 4 D).
+    tap : str
+        Where the class token is read and written: after the whole ``block`` or right after its
+        ``attention``.
+    """
+
+    row_keys = (f"{SHARED}.tokens.depth",)
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        exits: tuple[int, ...],
+        num_classes: int,
+        *,
+        sharing: str = "shared",
+        history: str = "modulated",
+        size: str = "bottleneck",
+        tap: str = "block",
+        **adapter: Any,
+    ) -> None:
+        self.is_shared = sharing == "shared"
+        self.keeps_modulated = history == "modulated"
+        self.size = size
+        self.taps_attention = tap == "attention"
+        super().__init__(backbone, exits, num_classes, **adapter)
+
+    def shared_parts(self) -> dict[str, nn.Module]:
+        """Tokens, and in shared form the one accumulator and head."""
+        parts: dict[str, nn.Module] = {"tokens": Tokens(self.backbone.width, self.backbone.depth)}
+        if self.is_shared:
+            parts["accumulator"] = Accumulator(self.backbone.width, self.size)
+            parts["head"] = ExitHead(self.backbone.width, self.num_classes)
+        return parts
+
+    def block_parts(self, block: int) -> dict[str, nn.Module]:
+        """In per-block form: an accumulator for every block, a head where there is an exit."""
+        parts: dict[str, nn.Module] = {}
+        if not self.is_shared:
+            parts["accumulator"] = Accumulator(self.backbone.width, self.size)
+            if block in self.exits:
+                parts["head"] = ExitHead(self.backbone.width, self.num_classes)
+        return parts
+
+    def predict(self, tokens: Tensor, depth: int) -> dict[int, Tensor]:
+        """Run the modulated pass and predict at each exit."""
+        learned = self.part(SHARED, "tokens")
+        query = (learned.query + learned.depth[:1]).expand(len(tokens), 1, -1)
+        past = [query]
+        logits: dict[int, Tensor] = {}
+        for number in range(1, depth + 1):
+            unit = block_unit(number)
+            block, adapter = self.block(number), self.part(unit, "adapter")
+            tokens = block.attend(tokens, adapter)
+            if not self.taps_attention:
+                tokens = block.transform(tokens, adapter)
+            owner = SHARED if self.is_shared else unit
+            raw = self.backbone.read_out(tokens)[:, None]
+            current = raw + learned.depth[number]
+            history = torch.cat([*past, current], dim=1)
+            summary, modulated = self.part(owner, "accumulator")(history).split(1, dim=1)
+            if number in self.exits:
+                logits[number] = self.part(owner, "head")((summary + raw).squeeze(1))
+            past.append(modulated + learned.depth[number] if self.keeps_modulated else current)
+            tokens = torch.cat([modulated, tokens[:, 1:]], dim=1)
+            if self.taps_attention:
+                tokens = block.transform(tokens, adapter)
+        return logits

@@ -1,0 +1,260 @@
+"""The frozen backbone: a pretrained vision transformer seen as embed, blocks and read-out."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+BUILTIN = "builtin"
+WEIGHTS = "model.safetensors"
+
+
+class ModelError(ValueError):
+    """A user's mistake about a model; the message says what is wrong and what to do."""
+
+
+class BlockAdapter(Protocol):
+    """What an adapter does to the two residual branches of its block.
+
+    Each method gets the layer-normed input of the branch and the branch's own output, both
+    ``(B, N, D)``, and returns the output to use instead.
+    """
+
+    def attention(self, normed: Tensor, output: Tensor) -> Tensor:
+        """Adapt the output of self-attention."""
+
+    def mlp(self, normed: Tensor, output: Tensor) -> Tensor:
+        """Adapt the output of the MLP."""
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block, split where methods reach in: after attention, after MLP."""
+
+    def __init__(
+        self, norm1: nn.Module, attention: nn.Module, norm2: nn.Module, mlp: nn.Module
+    ) -> None:
+        super().__init__()
+        self.norm1, self.self_attention = norm1, attention
+        self.norm2, self.feed_forward = norm2, mlp
+
+    def attend(self, tokens: Tensor, adapter: BlockAdapter | None = None) -> Tensor:
+        """Run the attention half with its residual: ``(B, N, D) -> (B, N, D)``."""
+        normed = self.norm1(tokens)
+        update = self.self_attention(normed)[0]
+        if adapter is not None:
+            update = adapter.attention(normed, update)
+        return tokens + update
+
+    def transform(self, tokens: Tensor, adapter: BlockAdapter | None = None) -> Tensor:
+        """Run the MLP half with its residual: ``(B, N, D) -> (B, N, D)``."""
+        normed = self.norm2(tokens)
+        update = self.feed_forward(normed)
+        if adapter is not None:
+            update = adapter.mlp(normed, update)
+        return tokens + update
+
+    def forward(self, tokens: Tensor, adapter: BlockAdapter | None = None) -> Tensor:
+        """Run the whole block: ``(B, N, D) -> (B, N, D)``."""
+        return self.transform(self.attend(tokens, adapter), adapter)
+
+
+class Backbone(nn.Module):
+    """A frozen transformer: ``embed``, ``blocks[0..L-1]`` and the class-token read-out.
+
+    Parameters
+    ----------
+    embeddings : nn.Module
+        Images ``(B, 3, S, S)`` to tokens ``(B, N, D)``, the class token first.
+    blocks : Sequence[Block]
+        The L transformer blocks.
+    norm : nn.Module
+        The final layer norm of the pretrained model.
+    width, image_size : int
+        Token width D, and the side S in pixels.
+    mean, std : Sequence[float]
+        Per channel; the normalisation the weights were trained with.
+    """
+
+    def __init__(
+        self,
+        embeddings: nn.Module,
+        blocks: Sequence[Block],
+        norm: nn.Module,
+        *,
+        width: int,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.embed = embeddings
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
+        self.width = width
+        self.image_size = image_size
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.eval().requires_grad_(False)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks L."""
+        return len(self.blocks)
+
+    def num_parameters(self) -> int:
+        """Count all weights: what exchanging the whole model would send."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @staticmethod
+    def read_out(tokens: Tensor) -> Tensor:
+        """Return the class token, ``(B, N, D) -> (B, D)``, without the final norm."""
+        return tokens[:, 0]
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in evaluation mode: a frozen part has no dropout and no running statistics."""
+        del mode
+        return super().train(False)
+
+
+@lru_cache(maxsize=2)
+def load_backbone(name: str, image_size: int = 0) -> Backbone:
+    """Load a pretrained ViT or DeiT once per process; later calls return the same object.
+
+    Parameters
+    ----------
+    name : str
+        ``builtin``, a folder in Hugging Face's form, or a hub id.
+    image_size : int (default: 0)
+        Side of the input in pixels. The position table is interpolated (bicubic) when it differs
+        from the pretrained size; 0 keeps that size.
+
+    Raises
+    ------
+    ModelError
+        When the files cannot be had, are of another architecture, or do not fit `image_size`.
+    """
+    source = str(_builtin_folder()) if name == BUILTIN else name
+    model = _from_pretrained(source, name)
+    model.set_attn_implementation("sdpa")
+    mean, std = _normalisation(source)
+    blocks = [
+        Block(layer.layernorm_before, layer.attention, layer.layernorm_after, layer.mlp)
+        for layer in model.layers
+    ]
+    return Backbone(
+        model.embeddings,
+        blocks,
+        model.layernorm,
+        width=model.config.hidden_size,
+        image_size=_resize_position_table(model, image_size),
+        mean=mean,
+        std=std,
+    )
+
+
+def _from_pretrained(source: str, name: str) -> Any:
+    """Load `source` through transformers; every failure becomes one sentence."""
+    # Slow to import, so only where it is needed.
+    from transformers import AutoConfig, AutoModel
+    from transformers.utils import logging
+
+    # A checkpoint's own classifier is dropped on purpose: no report about it, no progress bar.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+    folder = Path(source).expanduser()
+    # A hub id has the form "owner/model"; everything else that holds a separator is a path.
+    looks_like_path = source.startswith((".", "~", os.sep)) or source.count("/") > 1
+    if looks_like_path and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"backbone: there is no model in {folder} (config.json is missing); give a folder in "
+            f"Hugging Face's form, a hub id, or '{BUILTIN}'."
+        )
+    location = str(folder) if folder.is_dir() else source
+    try:
+        config = AutoConfig.from_pretrained(location)
+        if config.model_type not in ("vit", "deit"):
+            raise ModelError(
+                f"backbone: {name} is of type '{config.model_type}'; give a ViT or a DeiT."
+            )
+        model, report = AutoModel.from_pretrained(
+            location,
+            config=config,
+            dtype=torch.float32,
+            add_pooling_layer=False,
+            use_safetensors=True,  # never a pickle
+            output_loading_info=True,
+        )
+    except OSError as error:
+        raise ModelError(
+            f"backbone: the files of '{name}' are neither in a folder of that name nor in the "
+            "hub's cache, and could not be downloaded; give an existing folder, download them "
+            f"once with a connection (hf download {name}), or use '{BUILTIN}'."
+        ) from error
+    if report["missing_keys"]:
+        raise ModelError(
+            f"backbone: {name} lacks weights of its own architecture, for example "
+            f"'{sorted(report['missing_keys'])[0]}'; it is not a complete {config.model_type}."
+        )
+    return model
+
+
+def _builtin_folder() -> Path:
+    """Find the built-in weights: beside this file, or in the installed package.
+
+    A Flower app bundle carries no weights, so code that runs from a bundle finds them in the
+    installed `fedgraft.models`.
+    """
+    folders = [Path(__file__).parent / "builtin"]
+    if importlib.util.find_spec("fedgraft") is not None:
+        spec = importlib.util.find_spec("fedgraft.models")
+        if spec is not None and spec.submodule_search_locations:
+            folders += [Path(root) / "builtin" for root in spec.submodule_search_locations]
+    for folder in folders:
+        if (folder / WEIGHTS).is_file():
+            return folder
+    raise ModelError(
+        "backbone: the built-in weights are not installed; install the package on this machine "
+        "(pip install fedgraft), or set backbone to a folder or a hub id."
+    )
+
+
+def _normalisation(source: str) -> tuple[list[float], list[float]]:
+    """Read mean and standard deviation per channel from the preprocessor config."""
+    from transformers import AutoImageProcessor
+
+    try:
+        processor = AutoImageProcessor.from_pretrained(source)
+    except OSError as error:
+        raise ModelError(
+            f"backbone: {source} has no preprocessor_config.json, which holds the mean and the "
+            "standard deviation its weights expect; add it."
+        ) from error
+    return list(processor.image_mean), list(processor.image_std)
+
+
+def _resize_position_table(model: Any, image_size: int) -> int:
+    """Interpolate the position table once, so that no forward pass has to; return the side."""
+    pretrained, patch = model.config.image_size, model.config.patch_size
+    size = image_size or pretrained
+    if size == pretrained:
+        return size
+    if size < patch or size % patch:
+        raise ModelError(
+            f"image-size {size} is not a multiple of the backbone's patch size {patch}; "
+            f"try {max(1, round(size / patch)) * patch}."
+        )
+    embeddings = model.embeddings
+    patches = (size // patch) ** 2
+    extra = embeddings.position_embeddings.shape[1] - (pretrained // patch) ** 2
+    tokens = torch.empty(1, patches + extra, model.config.hidden_size)
+    table = embeddings.interpolate_pos_encoding(tokens, size, size)
+    embeddings.position_embeddings = nn.Parameter(table.detach().clone())
+    embeddings.image_size = embeddings.patch_embeddings.image_size = (size, size)
+    return size

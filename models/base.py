@@ -1,0 +1,183 @@
+"""The base of every method: a frozen backbone, its adapters by unit, and a loss over exits."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .adapters import NO_ADAPTER, build_block_adapter, init_linear
+from .backbone import Backbone, Block, ModelError
+
+SHARED = "shared"
+
+
+def block_unit(block: int) -> str:
+    """Return the name of the unit that holds the adapters of a block (counted from 1)."""
+    return f"block{block}"
+
+
+class ExitHead(nn.Sequential):
+    """Layer norm and linear layer: class token ``(B, D)`` to logits ``(B, C)``."""
+
+    def __init__(self, width: int, num_classes: int) -> None:
+        super().__init__(nn.LayerNorm(width), nn.Linear(width, num_classes))
+        self.apply(init_linear)
+
+
+class AdapterModel(nn.Module, ABC):
+    """A frozen backbone with trained units.
+
+    A *unit* is what travels as one pack: ``block3`` holds all adapters of the third block,
+    ``shared`` what no block owns. The first part of a tensor's key is its unit, as in
+    ``block3.head.1.weight``.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Never trained, never sent, and shared by all models of a process.
+    exits : tuple[int, ...]
+        The blocks (from 1, ascending) after which there is a prediction.
+    num_classes : int
+        Number of classes C.
+    adapter, adapter_rank
+        The kind of per-block adapter (`models.adapters`) and its rank.
+
+    Attributes
+    ----------
+    row_keys : tuple[str, ...]
+        Keys of tensors whose first axis counts blocks: row b belongs to block b, row 0 to all.
+    """
+
+    row_keys: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        exits: tuple[int, ...],
+        num_classes: int,
+        *,
+        adapter: str = NO_ADAPTER,
+        adapter_rank: int = 32,
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ModelError(
+                f"{num_classes} class is nothing to learn; give data with two or more."
+            )
+        if not exits or list(exits) != sorted(set(exits)) or not 1 <= exits[0] <= exits[-1]:
+            raise ModelError(f"exits: {exits} are not ascending block numbers from 1.")
+        if exits[-1] > backbone.depth:
+            raise ModelError(
+                f"exits: there is no block {exits[-1]}; the backbone has {backbone.depth} blocks."
+            )
+        self.backbone = backbone
+        self.exits = exits
+        self.num_classes = num_classes
+        parts: dict[str, dict[str, nn.Module]] = {SHARED: self.shared_parts()}
+        for block in range(1, exits[-1] + 1):
+            parts[block_unit(block)] = self.block_parts(block)
+            if adapter != NO_ADAPTER:
+                parts[block_unit(block)]["adapter"] = build_block_adapter(
+                    adapter, backbone.width, adapter_rank
+                )
+        self.units = nn.ModuleDict(
+            {unit: nn.ModuleDict(modules) for unit, modules in parts.items() if modules}
+        )
+        self._parts = {(unit, name): m for unit, ms in parts.items() for name, m in ms.items()}
+
+    @abstractmethod
+    def shared_parts(self) -> dict[str, nn.Module]:
+        """Build the trained modules that no single block owns."""
+
+    @abstractmethod
+    def block_parts(self, block: int) -> dict[str, nn.Module]:
+        """Build the method's own trained modules of a block (counted from 1)."""
+
+    @abstractmethod
+    def predict(self, tokens: Tensor, depth: int) -> dict[int, Tensor]:
+        """Run blocks 1 to `depth` on embedded tokens ``(B, N, D)``; logits by exit."""
+
+    def forward(self, images: Tensor, depth: int | None = None) -> dict[int, Tensor]:
+        """Predict at every exit that `depth` blocks reach.
+
+        Parameters
+        ----------
+        images : Tensor
+            ``(B, 3, S, S)``, normalised.
+        depth : int, optional
+            Blocks this device can run; blocks above the last exit within it do not run.
+
+        Returns
+        -------
+        dict[int, Tensor]
+            Logits ``(B, C)`` by exit, ascending.
+        """
+        return self.predict(self.backbone.embed(images), self.reach(depth)[-1])
+
+    def reach(self, depth: int | None = None) -> tuple[int, ...]:
+        """Return the exits within `depth` blocks (all without one)."""
+        exits = tuple(e for e in self.exits if depth is None or e <= depth)
+        if not exits:
+            raise ModelError(
+                f"tiers: a depth of {depth} blocks reaches no exit; the first is after block "
+                f"{self.exits[0]}."
+            )
+        return exits
+
+    def loss(self, logits: Mapping[int, Tensor], labels: Tensor) -> Tensor:
+        """Sum the mean cross-entropy of every exit; labels ``(B,)``; a scalar."""
+        return torch.stack([functional.cross_entropy(y, labels) for y in logits.values()]).sum()
+
+    def block(self, number: int) -> Block:
+        """Return a frozen block, counted from 1."""
+        block = self.backbone.blocks[number - 1]
+        assert isinstance(block, Block)
+        return block
+
+    def part(self, unit: str, name: str) -> Any:
+        """Return a trained module of a unit, or None where the unit has none of that name."""
+        return self._parts.get((unit, name))
+
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        """Return every trained tensor by key, unit by unit: what can travel."""
+        return dict(self.units.named_parameters())
+
+    def adapter_arrays(self) -> dict[str, np.ndarray]:
+        """Copy every trained tensor out, by key."""
+        return {
+            key: parameter.detach().cpu().numpy().copy()
+            for key, parameter in self.adapter_parameters().items()
+        }
+
+    def load_adapters(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Copy tensors into the adapters, in place; others stay.
+
+        Raises
+        ------
+        ModelError
+            For a key the model does not have, or another shape.
+        """
+        parameters = self.adapter_parameters()
+        for key, value in tensors.items():
+            if key not in parameters:
+                raise ModelError(f"'{key}' is no adapter tensor of this model; check the method.")
+            if tuple(value.shape) != tuple(parameters[key].shape):
+                raise ModelError(
+                    f"'{key}' has shape {tuple(value.shape)}, the model's is "
+                    f"{tuple(parameters[key].shape)}; check the backbone and the classes."
+                )
+        with torch.no_grad():
+            for key, value in tensors.items():
+                # torch wants a writable array; what came off the wire is read-only.
+                parameters[key].copy_(torch.from_numpy(np.array(value, dtype=np.float32)))
+
+    def set_trained(self, units: Collection[str]) -> None:
+        """Let only these units have gradients."""
+        for unit, module in self.units.items():
+            module.requires_grad_(unit in units)

@@ -1,0 +1,129 @@
+"""Simulate a federation on this machine.
+
+``python run_simulation.py [--config FILE] [--runtime inprocess|ray] [key=value ...]``; the keys
+are those of ``[tool.flwr.app.config]`` in pyproject.toml, and docs/settings.md explains them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from settings import Settings, SettingsError, load_toml
+
+if TYPE_CHECKING:
+    from flwr.app import Context, Message
+
+# Before flwr and torch are imported: no telemetry from a simulation on somebody's laptop.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+
+
+def parse(arguments: Sequence[str]) -> tuple[Settings, str]:
+    """Read the command line; return the settings and the runtime."""
+    parser = argparse.ArgumentParser(
+        description="Simulate a federation of adapters on a frozen transformer.",
+        epilog="Settings are given as key=value; docs/settings.md lists them.",
+    )
+    parser.add_argument("--config", help="a TOML file of settings, such as those in configs/")
+    parser.add_argument(
+        "--runtime",
+        choices=("inprocess", "ray"),
+        default="inprocess",
+        help="call the clients in this process, or run Flower's simulation on Ray",
+    )
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    options = parser.parse_args(arguments)
+    values: dict[str, Any] = load_toml(options.config) if options.config else {}
+    for pair in options.settings:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise SettingsError(f"'{pair}' should read key=value.")
+        values[key] = value
+    return Settings.from_dict(values), options.runtime
+
+
+def run_in_process(settings: Settings) -> None:
+    """Run ServerApp and ClientApp in this process."""
+    import torch
+
+    from client_app.app import app as client_app
+    from server_app.app import run
+    from server_app.inprocess import InProcessGrid
+
+    torch.set_num_threads(settings.client_cpus)
+    run(InProcessGrid(client_app, settings.num_clients, dict(settings.to_dict())), settings)
+
+
+def run_on_ray(settings: Settings) -> None:
+    """Run the same apps on Flower's simulation engine."""
+    import torch
+    from flwr.serverapp import Grid, ServerApp
+    from flwr.simulation import run_simulation
+
+    from client_app.app import create_client_app
+    from server_app.app import run
+
+    torch.set_num_threads(settings.client_cpus)
+    failures: list[Exception] = []
+    server_app = ServerApp()
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        del context
+        try:
+            run(grid, settings)
+        except Exception as error:  # handed to the caller: Flower would print its traceback
+            failures.append(error)
+
+    # Ray's workers import the apps from here.
+    folder = os.path.dirname(os.path.abspath(__file__))
+    os.environ["PYTHONPATH"] = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])
+    run_simulation(
+        server_app,
+        create_client_app(mods=[with_run_config(dict(settings.to_dict()))]),
+        settings.num_clients,
+        backend_config={
+            "client_resources": {"num_cpus": settings.client_cpus, "num_gpus": 0.0},
+            "init_args": {"num_cpus": max(os.cpu_count() or 1, settings.client_cpus)},
+        },
+    )
+    if failures:
+        raise failures[0]
+
+
+def with_run_config(run_config: dict[str, Any]) -> Callable[..., Message]:
+    """Return a mod that gives nodes the run config, which Flower's `run_simulation` cannot."""
+
+    def mod(message: Message, context: Context, call_next: Callable[..., Message]) -> Message:
+        # Flower refuses a changed run config in the Context it gave; the state is the same object.
+        given = copy.copy(context)
+        given.run_config = run_config
+        return call_next(message, given)
+
+    return mod
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run; a user's mistake ends in one sentence and exit code 2."""
+    try:
+        settings, runtime = parse(arguments)
+        from client_app.app import USER_ERRORS
+    except SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    try:
+        run_in_process(settings) if runtime == "inprocess" else run_on_ray(settings)
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

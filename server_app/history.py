@@ -1,0 +1,173 @@
+"""The record of a run: metrics.jsonl, clients.jsonl and what summary.json draws from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from settings import Settings
+from strategies import AdapterFedAvg, Callback, RoundReport
+
+Row = dict[str, Any]
+EXIT_ACCURACY = "accuracy-exit-"
+
+
+class History(Callback):
+    """Appends a row per round to metrics.jsonl, and one per client and phase to clients.jsonl."""
+
+    def __init__(self, output: Path) -> None:
+        self.metrics_file = output / "metrics.jsonl"
+        self.clients_file = output / "clients.jsonl"
+
+    def begin(self, resumed_from: Path | None, server_round: int) -> None:
+        """Start empty, or with the rows of a resumed run up to its checkpoint's round."""
+        for file in (self.metrics_file, self.clients_file):
+            rows = read_rows(resumed_from / file.name) if resumed_from else []
+            kept = [row for row in rows if row["round"] <= server_round]
+            beside = file.with_suffix(".tmp")
+            beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            beside.replace(file)
+
+    def on_start(self, strategy: AdapterFedAvg, num_rounds: int) -> None:
+        """Enter the central evaluation before the first round as round 0."""
+        del num_rounds
+        if strategy.report.server_metrics:
+            self._append(self.metrics_file, [{"round": 0, **strategy.report.server_metrics}])
+
+    def on_round_end(self, strategy: AdapterFedAvg, report: RoundReport) -> None:
+        """Enter a round."""
+        del strategy
+        down, up = report.bytes("train")
+        evaluate_down, evaluate_up = report.bytes("evaluate")
+        refused = [row for row in report.clients if row.refused]
+        row: Row = {
+            "round": report.server_round,
+            **{k: v for k, v in (report.train_metrics or {}).items() if k.startswith("train-")},
+            **(report.server_metrics or {}),
+            **{f"client-{k}": v for k, v in (report.client_metrics or {}).items()},
+            "replies": sum(c.phase == "train" and not c.refused for c in report.clients),
+            "refused": len(refused),
+            "coverage": report.coverage,
+            "bytes-down": down,
+            "bytes-up": up,
+            "evaluate-bytes-down": evaluate_down,
+            "evaluate-bytes-up": evaluate_up,
+            "seconds": {phase: round(value, 4) for phase, value in report.seconds.items()},
+        }
+        self._append(self.metrics_file, [row])
+        self._append(
+            self.clients_file,
+            [
+                {
+                    "round": report.server_round,
+                    "client": client.client_key,
+                    "tier": client.tier,
+                    "phase": client.phase,
+                    "bytes-down": client.bytes_down,
+                    "bytes-up": client.bytes_up,
+                    "refused": client.refused,
+                    **client.metrics,
+                }
+                for client in report.clients
+            ],
+        )
+
+    @staticmethod
+    def _append(file: Path, rows: list[Row]) -> None:
+        with file.open("a") as stream:
+            stream.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def read_rows(file: Path) -> list[Row]:
+    """Read a JSONL file; a last line that a kill cut off is left out."""
+    rows = []
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def summarise(
+    settings: Settings,
+    metrics: list[Row],
+    clients: list[Row],
+    *,
+    trainable: Mapping[str, int],
+    full_model_parameters: int,
+    bytes_per_number: int,
+) -> Row:
+    """Draw the summary of a run from its rows.
+
+    Parameters
+    ----------
+    settings : Settings
+    metrics, clients : list[Row]
+        The rows of metrics.jsonl and clients.jsonl.
+    trainable : Mapping[str, int]
+        Trained parameters of each tier.
+    full_model_parameters : int
+        Backbone and adapters together.
+    bytes_per_number : int
+        Of the wire dtype.
+
+    Returns
+    -------
+    Row
+        ``bytes`` are sums over all training messages of the run; ``full-model`` is what the same
+        messages would have cost, both ways, with every weight in fp32. ``worst-decile`` is the
+        mean of the worst tenth of the clients (one at least).
+    """
+    trained = [row for row in clients if row["phase"] == "train"]
+    used = [row for row in trained if not row["refused"]]
+    evaluated = [row for row in metrics if any(k.startswith(EXIT_ACCURACY) for k in row)]
+    central = evaluated[-1] if evaluated else {}
+    return {
+        "method": settings.method,
+        "seed": settings.seed,
+        "rounds": settings.rounds,
+        "accuracy": {
+            **{
+                key.removeprefix(EXIT_ACCURACY): value
+                for key, value in central.items()
+                if key.startswith(EXIT_ACCURACY)
+            },
+            **({"mean": central["accuracy-mean"]} if central else {}),
+        },
+        "client-accuracy": _client_accuracy(clients),
+        "bytes": {
+            "up": sum(row["bytes-up"] for row in trained),
+            "down": sum(row["bytes-down"] for row in trained),
+            "minimum-up": sum(trainable[row["tier"]] for row in used) * bytes_per_number,
+            "full-model": 2 * 4 * full_model_parameters * len(trained),
+            "evaluate-up": sum(row.get("evaluate-bytes-up", 0) for row in metrics),
+            "evaluate-down": sum(row.get("evaluate-bytes-down", 0) for row in metrics),
+        },
+        "seconds": round(sum(sum(row.get("seconds", {}).values()) for row in metrics), 2),
+        "trainable-parameters": dict(trainable),
+    }
+
+
+def last_evaluation(clients: list[Row]) -> list[Row]:
+    """Return the clients' rows of the last round in which they evaluated."""
+    rows = [row for row in clients if row["phase"] == "evaluate" and not row["refused"]]
+    last = max((row["round"] for row in rows), default=0)
+    return [row for row in rows if row["round"] == last]
+
+
+def _client_accuracy(clients: list[Row]) -> dict[str, float]:
+    """Mean, worst decile and mean per tier of the clients' last accuracies."""
+    rows = last_evaluation(clients)
+    if not rows:
+        return {}
+    values = sorted(row["accuracy"] for row in rows)
+    tiers = sorted({row["tier"] for row in rows})
+    return {
+        "mean": mean(values),
+        "worst-decile": mean(values[: max(1, len(values) // 10)]),
+        **{tier: mean(row["accuracy"] for row in rows if row["tier"] == tier) for tier in tiers},
+    }

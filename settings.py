@@ -1,0 +1,252 @@
+"""Every setting of the app: its type, default, allowed values and meaning.
+
+The same keys, in kebab-case, stand with the same defaults in ``[tool.flwr.app.config]`` of
+pyproject.toml (a test compares the two); docs/settings.md is made from this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+Value = bool | int | float | str
+
+
+class SettingsError(ValueError):
+    """A wrong key or value; the message names the nearest valid ones."""
+
+
+def setting(
+    default: Value,
+    meaning: str,
+    *,
+    choices: tuple[str, ...] = (),
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """Declare a setting: its default, what it means, and which values it takes."""
+    return field(
+        default=default,
+        metadata={
+            "meaning": meaning,
+            "choices": choices,
+            "minimum": minimum,
+            "above": above,
+            "maximum": maximum,
+        },
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of a run, checked; see each field's metadata for its meaning."""
+
+    method: str = setting(
+        "accumulator", "What is trained on the frozen backbone.", choices=("accumulator", "exits")
+    )
+    backbone: str = setting(
+        "builtin", "`builtin`, a folder in Hugging Face's form, or a hub id of a ViT or DeiT."
+    )
+    image_size: int = setting(
+        0, "Side of the input in pixels; 0 is the backbone's own.", minimum=0, maximum=4096
+    )
+    dataset: str = setting(
+        "digits", "`digits`, `cifar10`, `cifar100`, `folder`, or a registered source."
+    )
+    data_dir: str = setting(
+        "", "Folder or file of the data set; empty for the hub (digits needs none)."
+    )
+    classes: str = setting(
+        "",
+        "Class names, separated by commas, where the server has no data of its own; otherwise "
+        "they are read from the data.",
+    )
+    partition: str = setting(
+        "dirichlet",
+        "How a simulation splits the data among the clients.",
+        choices=("iid", "dirichlet", "pathological", "natural"),
+    )
+    alpha: float = setting(
+        0.5, "Concentration of the Dirichlet partition; smaller is more uneven.", above=0
+    )
+    classes_per_client: int = setting(
+        2, "Classes of each client in the pathological partition.", minimum=1
+    )
+    test_share: float = setting(
+        0.2, "Share of a client's data that is its own test part.", above=0, maximum=0.9
+    )
+    augment: bool = setting(
+        False, "Train on randomly shifted (and, where the label allows, mirrored) images."
+    )
+    num_clients: int = setting(20, "Clients of a simulation.", minimum=1)
+    clients_per_round: int = setting(10, "Clients that train in a round.", minimum=1)
+    rounds: int = setting(30, "Rounds of training.", minimum=1)
+    local_epochs: int = setting(2, "Passes over a client's data per round.", minimum=1)
+    batch_size: int = setting(32, "Images per training step.", minimum=1)
+    optimizer: str = setting(
+        "adamw", "The clients' optimiser.", choices=("sgd", "momentum", "adamw")
+    )
+    learning_rate: float = setting(0.003, "The clients' learning rate in round 1.", above=0)
+    schedule: str = setting(
+        "cosine", "Learning rate over the rounds.", choices=("constant", "cosine")
+    )
+    weight_decay: float = setting(0.0, "Weight decay of the clients' optimiser.", minimum=0)
+    clip_norm: float = setting(
+        1.0, "Largest norm of a gradient; longer ones are scaled down. 0 is off.", minimum=0
+    )
+    exits: str = setting(
+        "4", "A number of evenly spaced exits, or the blocks they follow, such as 3,6,9,12."
+    )
+    tiers: str = setting(
+        "small depth=0.5 share=0.4; medium depth=0.75 share=0.3; large depth=1.0 share=0.3",
+        "What devices can afford: `name depth=D [trained=T] share=S` or `clients=0,3,5-9` "
+        "instead of the share, separated by semicolons. D counts blocks, or with a point is a "
+        "fraction of the backbone; T, the trained ones of these from the last, likewise.",
+    )
+    adapter: str = setting(
+        "none", "Adapter inside every block, beside the method.", choices=("none", "parallel")
+    )
+    adapter_rank: int = setting(32, "Width of the adapter's bottleneck.", minimum=1)
+    accumulator_sharing: str = setting(
+        "shared",
+        "One accumulator and head for all blocks, or each block its own.",
+        choices=("shared", "per-block"),
+    )
+    accumulator_history: str = setting(
+        "modulated",
+        "Which class tokens of earlier blocks are attended to.",
+        choices=("modulated", "raw"),
+    )
+    accumulator_size: str = setting(
+        "bottleneck",
+        "Attention 16 wide and MLP 1.35 D, or D and 4 D.",
+        choices=("bottleneck", "full"),
+    )
+    accumulator_tap: str = setting(
+        "block",
+        "Where the class token is read and written: after the block or after its attention.",
+        choices=("block", "attention"),
+    )
+    row_averaging: str = setting(
+        "masked",
+        "Average rows that belong to blocks over their owners only, or plainly over all holders.",
+        choices=("masked", "plain"),
+    )
+    wire_dtype: str = setting(
+        "fp32", "How numbers travel, in both directions.", choices=("fp32", "fp16")
+    )
+    min_replies: int = setting(
+        1, "Valid replies below which a round leaves the bank unchanged.", minimum=1
+    )
+    round_timeout: float = setting(
+        3600.0, "Seconds after which a round goes on with the replies that came.", above=0
+    )
+    evaluate_every: int = setting(
+        5, "Rounds between evaluations; the last round always has one.", minimum=1
+    )
+    checkpoint_every: int = setting(1, "Rounds between checkpoints.", minimum=1)
+    client_cpus: int = setting(
+        1, "CPU cores per client: threads in-process, resources of a Ray actor.", minimum=1
+    )
+    seed: int = setting(0, "Seed of partition, tiers, adapters, sampling and training.", minimum=0)
+    output_dir: str = setting("runs/latest", "Where the results go; made if it is missing.")
+    resume: str = setting("", "Output folder of a run to continue from its last checkpoint.")
+
+    def __post_init__(self) -> None:
+        """Check every value, and those that depend on each other."""
+        for spec in fields(self):
+            _check(spec.name.replace("_", "-"), getattr(self, spec.name), spec.metadata)
+        if self.clients_per_round > self.num_clients:
+            raise SettingsError(
+                f"clients-per-round: {self.clients_per_round} is more than the num-clients of "
+                f"{self.num_clients}; lower it, or raise num-clients."
+            )
+
+    def method_options(self) -> dict[str, Any]:
+        """Return the settings named after the method, as its keyword arguments."""
+        prefix = f"{self.method}_"
+        return {
+            spec.name.removeprefix(prefix): getattr(self, spec.name)
+            for spec in fields(self)
+            if spec.name.startswith(prefix)
+        }
+
+    def to_dict(self) -> dict[str, Value]:
+        """Return all settings by their kebab-case keys."""
+        return {spec.name.replace("_", "-"): getattr(self, spec.name) for spec in fields(self)}
+
+    def to_toml(self) -> str:
+        """Write all settings as TOML, which `load_toml` reads back."""
+        return "".join(f"{key} = {json.dumps(value)}\n" for key, value in self.to_dict().items())
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Settings:
+        """Read kebab-case keys; text is converted to the setting's type.
+
+        Raises
+        ------
+        SettingsError
+            For an unknown key or a bad value.
+        """
+        types = {spec.name.replace("_", "-"): type(spec.default) for spec in fields(cls)}
+        for key in values:
+            if key not in types:
+                near = difflib.get_close_matches(key, types, n=3, cutoff=0.5)
+                hint = f"did you mean {' or '.join(near)}?" if near else "see docs/settings.md."
+                raise SettingsError(f"'{key}' is no setting; {hint}")
+        converted: dict[str, Any] = {
+            key.replace("-", "_"): _convert(key, value, types[key]) for key, value in values.items()
+        }
+        return cls(**converted)
+
+
+def load_toml(path: str | Path) -> dict[str, Any]:
+    """Read a settings file (``configs/*.toml``): flat keys and values."""
+    try:
+        return tomllib.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise SettingsError(f"there is no settings file {path}; configs/ holds examples.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is no TOML file: {error}.") from None
+
+
+def _convert(key: str, value: Any, kind: type) -> Any:
+    """Convert `value` to `kind`: text as a command line gives it, an int where a float is due."""
+    try:
+        if kind is bool and isinstance(value, str):
+            return {"true": True, "false": False}[value.lower()]
+        if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
+            return float(value)
+        if kind is int and isinstance(value, str):
+            return int(value)
+        if kind is str and isinstance(value, int) and not isinstance(value, bool):
+            return str(value)  # exits = 4
+    except (ValueError, KeyError):
+        pass
+    if type(value) is not kind:
+        name = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
+        raise SettingsError(f"{key}: {value!r} is not {name}.")
+    return value
+
+
+def _check(key: str, value: Any, spec: Mapping[str, Any]) -> None:
+    """Hold a value against what its setting allows."""
+    if spec["choices"] and value not in spec["choices"]:
+        near = difflib.get_close_matches(str(value), spec["choices"], n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        valid = ", ".join(spec["choices"])
+        raise SettingsError(f"{key}: '{value}' is not one of {valid}.{hint}")
+    if isinstance(value, str):
+        return
+    if spec["above"] is not None and not value > spec["above"]:
+        raise SettingsError(f"{key}: {value} must be above {spec['above']}.")
+    if spec["minimum"] is not None and not value >= spec["minimum"]:
+        raise SettingsError(f"{key}: {value} must be {spec['minimum']} or more.")
+    if not value <= (float("inf") if spec["maximum"] is None else spec["maximum"]):
+        raise SettingsError(f"{key}: {value} must be {spec['maximum']} or less.")

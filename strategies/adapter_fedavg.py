@@ -1,0 +1,341 @@
+"""`AdapterFedAvg`: federated averaging of a bank of adapters among clients of unequal tiers."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from logging import WARNING
+
+import numpy as np
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.common import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg, Result
+
+from .aggregation import HolderMean, is_finite
+from .bank import Bank
+from .callbacks import Callback, ClientRow, RoundReport
+from .errors import StrategyError
+from .nodes import NodeRegistry, Profile, sample
+from .plans import Plan, Planner
+from .replies import TrainReply, mean_metrics, read_metrics, read_train_reply, read_weight
+from .wire import WIRE_DTYPES, Vectors, record_bytes
+
+MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
+
+
+class AdapterFedAvg(FedAvg):
+    """FedAvg that owns the whole bank of adapters and averages each tensor over its holders.
+
+    Clients may hold different parts of the bank: a reply updates what it carries, a tensor nobody
+    sent stays bit-identical, and the bank never shrinks. A reply with foreign keys, wrong shapes
+    or dtypes, non-finite values or a bad weight is refused by name, and the round goes on.
+    Sampling is seeded and replies are summed in the order of client keys, so runs repeat.
+
+    The first ten parameters are those of Flower's `FedAvg`.
+
+    Parameters
+    ----------
+    planner : Planner, optional
+        Which units a tier runs, trains and sends. With one, nodes are asked for their profile
+        and units travel as packs; without, every node gets every tensor in Flower's own form,
+        which other people's ClientApps understand as it is.
+    row_keys : Sequence[str]
+        Tensors whose rows belong to blocks, averaged row by row over the clients that own them.
+        Leave empty for plain averaging, as ReeFL's code does.
+    train_nodes : int, optional
+        Nodes per round, instead of `fraction_train`.
+    min_replies : int
+        With fewer valid replies the bank stays unchanged in that round.
+    evaluate_every : int
+        Clients evaluate every that many rounds, and after the last.
+    wire_dtype : str
+        ``fp32`` or ``fp16``; the bank itself stays fp32.
+    seed : int
+        Of the sampling.
+    callbacks : Sequence[Callback]
+        Hooks around the rounds, called in this order.
+    """
+
+    def __init__(
+        self,
+        fraction_train: float = 1.0,
+        fraction_evaluate: float = 1.0,
+        min_train_nodes: int = 2,
+        min_evaluate_nodes: int = 2,
+        min_available_nodes: int = 2,
+        weighted_by_key: str = "num-examples",
+        arrayrecord_key: str = "arrays",
+        configrecord_key: str = "config",
+        train_metrics_aggr_fn: MetricsAggregation | None = None,
+        evaluate_metrics_aggr_fn: MetricsAggregation | None = None,
+        *,
+        planner: Planner | None = None,
+        row_keys: Sequence[str] = (),
+        train_nodes: int | None = None,
+        min_replies: int = 1,
+        evaluate_every: int = 1,
+        wire_dtype: str = "fp32",
+        seed: int = 0,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        super().__init__(
+            fraction_train,
+            fraction_evaluate,
+            min_train_nodes,
+            min_evaluate_nodes,
+            min_available_nodes,
+            weighted_by_key,
+            arrayrecord_key,
+            configrecord_key,
+            train_metrics_aggr_fn or mean_metrics,
+            evaluate_metrics_aggr_fn or mean_metrics,
+        )
+        if wire_dtype not in WIRE_DTYPES:
+            raise StrategyError(
+                f"wire-dtype: '{wire_dtype}' is unknown; choose one of {', '.join(WIRE_DTYPES)}."
+            )
+        self.planner = planner
+        self.row_keys = tuple(row_keys)
+        self.train_nodes = train_nodes
+        self.min_replies = min_replies
+        self.evaluate_every = evaluate_every
+        self.wire_dtype = wire_dtype
+        self.seed = seed
+        self.callbacks = list(callbacks)
+        self.registry = NodeRegistry(ask=planner is not None)
+        self.completed_rounds = 0
+        self.last_round = 0
+        self.timeout = 3600.0
+        self.report = RoundReport(0)
+        self.bank: Bank | None = None
+        self._asked: dict[int, tuple[ClientRow, Plan | None]] = {}
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run rounds ``completed_rounds + 1`` to `num_rounds`; see `flwr`'s Strategy.start.
+
+        `completed_rounds` is 0 unless a checkpoint was loaded.
+        """
+        self.timeout, self.last_round = timeout, num_rounds
+        self.report = RoundReport(self.completed_rounds)
+        result = Result()
+        arrays = self._bank(initial_arrays).record()
+        if evaluate_fn and not self.completed_rounds:
+            self.report.server_metrics = evaluate_fn(0, arrays)
+            self._note(result)
+        for callback in self.callbacks:
+            callback.on_start(self, num_rounds)
+        for server_round in range(self.completed_rounds + 1, num_rounds + 1):
+            clock = time.perf_counter()
+            messages = self.configure_train(
+                server_round, arrays, train_config or ConfigRecord(), grid
+            )
+            replies = list(grid.send_and_receive(messages, timeout=timeout))
+            clock = self.report.lap("train", clock)
+            new_arrays, self.report.train_metrics = self.aggregate_train(server_round, replies)
+            arrays = new_arrays or arrays
+            clock = self.report.lap("aggregate", clock)
+            messages = self.configure_evaluate(
+                server_round, arrays, evaluate_config or ConfigRecord(), grid
+            )
+            replies = list(grid.send_and_receive(messages, timeout=timeout))
+            self.report.client_metrics = self.aggregate_evaluate(server_round, replies)
+            clock = self.report.lap("client-evaluate", clock)
+            if evaluate_fn:
+                self.report.server_metrics = evaluate_fn(server_round, arrays)
+            self.report.lap("server-evaluate", clock)
+            self.completed_rounds = server_round
+            self._note(result)
+            for callback in self.callbacks:
+                callback.on_round_end(self, self.report)
+        result.arrays = arrays
+        for callback in self.callbacks:
+            callback.on_finish(self)
+        return result
+
+    def _note(self, result: Result) -> None:
+        """Enter the round's metrics in Flower's result."""
+        for metrics, history in (
+            (self.report.train_metrics, result.train_metrics_clientapp),
+            (self.report.client_metrics, result.evaluate_metrics_clientapp),
+            (self.report.server_metrics, result.evaluate_metrics_serverapp),
+        ):
+            if metrics is not None:
+                history[self.report.server_round] = metrics
+
+    def _bank(self, arrays: ArrayRecord) -> Bank:
+        """Return the bank; arrays that are not its own record (a wrapper's, a start) replace it."""
+        if self.bank is None or not self.bank.is_record(arrays):
+            self.bank = Bank(arrays, packed=self.planner is not None, wire_dtype=self.wire_dtype)
+        return self.bank
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample nodes and make each its own message: the packs of its plan."""
+        self.report, self._asked = RoundReport(server_round), {}
+        bank = self._bank(arrays)
+        if self.fraction_train == 0.0:
+            return []
+        nodes = self.registry.wait_for(grid, self.min_available_nodes, self.timeout)
+        count = self.train_nodes or max(int(len(nodes) * self.fraction_train), self.min_train_nodes)
+        chosen = sample(nodes, count, self.seed, server_round)
+        return self._messages(MessageType.TRAIN, bank, chosen, config)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask nodes to score the bank on their own test part, in the rounds that are due."""
+        self._asked = {}
+        is_due = server_round % self.evaluate_every == 0 or server_round == self.last_round
+        if self.fraction_evaluate == 0.0 or not is_due:
+            return []
+        bank = self._bank(arrays)
+        nodes = self.registry.wait_for(grid, self.min_available_nodes, self.timeout)
+        count = max(int(len(nodes) * self.fraction_evaluate), self.min_evaluate_nodes)
+        # A seed of its own: a partial evaluation should not ask just those that trained.
+        chosen = sample(nodes, count, self.seed + 1, server_round)
+        return self._messages(MessageType.EVALUATE, bank, chosen, config)
+
+    def _messages(
+        self, message_type: str, bank: Bank, chosen: list[Profile], config: ConfigRecord
+    ) -> list[Message]:
+        """Make one message per node, each with a content of its own; note who was asked."""
+        messages = []
+        for profile in chosen:
+            plan = self.planner(profile.tier, self.report.server_round) if self.planner else None
+            fields = ConfigRecord({**config, "server-round": self.report.server_round})
+            content = bank.content(
+                plan,
+                fields,
+                training=message_type == MessageType.TRAIN,
+                array_key=self.arrayrecord_key,
+                config_key=self.configrecord_key,
+            )
+            row = ClientRow(
+                profile.client_key, profile.tier, message_type, bytes_down=record_bytes(content)
+            )
+            self.report.clients.append(row)
+            self._asked[profile.node_id] = row, plan
+            messages.append(Message(content, profile.node_id, message_type))
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average each unit over the valid replies that hold it; the rest of the bank stays."""
+        if self.bank is None:
+            return None, None
+        used: list[TrainReply] = []
+        for row, message, plan in self._in_order(replies):
+            try:
+                used.append(read_train_reply(row, message, plan, self.bank, self.weighted_by_key))
+            except StrategyError as error:
+                self._refuse(row, str(error))
+        means = self._mean(used)
+        # One look at the mean instead of one at every reply: what is not finite shows in it.
+        if not all(is_finite(vector) for vector in means.values()):
+            for reply in [reply for reply in used if reply.is_poisoned()]:
+                self._refuse(reply.row, "it holds values that are not finite")
+                used.remove(reply)
+            means = self._mean(used)
+        if len(used) < self.min_replies:
+            log(
+                WARNING,
+                "Round %d: %d valid replies, %d are needed; the bank stays as it was.",
+                server_round,
+                len(used),
+                self.min_replies,
+            )
+            return None, None
+        for reply in used:
+            if reply.unchanged:
+                log(
+                    WARNING,
+                    "Round %d: client '%s' trained %s without any change; check its learning rate "
+                    "and that an exit lies above.",
+                    server_round,
+                    reply.row.client_key,
+                    ", ".join(reply.unchanged),
+                )
+        self.report.coverage = dict(Counter(unit for reply in used for unit in reply.vectors))
+        self.update_bank(means)
+        contents = [reply.content for reply in used]
+        return self.bank.record(), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+
+    def _mean(self, replies: list[TrainReply]) -> Vectors:
+        """Return the new vectors of the units that some reply holds."""
+        assert self.bank is not None
+        mean = HolderMean(self.bank.layout, self.row_keys)
+        for reply in replies:
+            mean.add(reply.vectors, reply.weight, reply.depth)
+        return mean.mean(self.bank.vectors)
+
+    def update_bank(self, means: Vectors) -> None:
+        """Put the round's means into the bank; a server optimiser goes here."""
+        assert self.bank is not None
+        self.bank.update(means)
+
+    def server_state(self) -> dict[str, np.ndarray]:
+        """Return what the method keeps on the server beside the bank, for a checkpoint."""
+        return {}
+
+    def load_server_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take back what `server_state` returned."""
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Average the clients' metrics over those that report them."""
+        used = []
+        for row, reply, _ in self._in_order(replies):
+            try:
+                row.metrics = read_metrics(reply)
+                read_weight(row.metrics, self.weighted_by_key)
+            except StrategyError as error:
+                self._refuse(row, str(error))
+                continue
+            used.append(reply.content)
+        return self.evaluate_metrics_aggr_fn(used, self.weighted_by_key) if used else None
+
+    def _in_order(
+        self, replies: Iterable[Message]
+    ) -> Iterator[tuple[ClientRow, Message, Plan | None]]:
+        """Yield the replies of asked nodes by client key, so that sums repeat; note the absent."""
+        answered = {reply.metadata.src_node_id: reply for reply in replies}
+        for node_id, (row, plan) in self._asked.items():
+            reply = answered.get(node_id)
+            if reply is None:
+                self._refuse(row, "it did not come in time")
+                continue
+            row.bytes_up = 0 if reply.has_error() else record_bytes(reply.content)
+            yield row, reply, plan
+
+    def _refuse(self, row: ClientRow, reason: str) -> None:
+        """Note why a reply is not used; the round goes on without it."""
+        row.refused = reason
+        log(
+            WARNING,
+            "Round %d: the %s reply of client '%s' is not used: %s.",
+            self.report.server_round,
+            row.phase,
+            row.client_key,
+            reason.rstrip("."),
+        )

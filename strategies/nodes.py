@@ -1,0 +1,179 @@
+"""Who the nodes are: profiles asked once per node, and seeded sampling over them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from logging import INFO, WARNING
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.common import log
+from flwr.serverapp import Grid
+
+from .errors import StrategyError
+
+PROFILE = "profile"
+NOTICE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A node's answer to the profile query.
+
+    Attributes
+    ----------
+    node_id : int
+        Flower's id; random per run in simulation.
+    client_key : str
+        The stable identity of the client's data.
+    tier : str
+    num_examples : int
+        Training examples on the node.
+    dtypes : tuple[str, ...]
+        Wire dtypes the node understands.
+    """
+
+    node_id: int
+    client_key: str
+    tier: str = ""
+    num_examples: int = 0
+    dtypes: tuple[str, ...] = ("fp32",)
+
+    def to_record(self) -> ConfigRecord:
+        """Make the record that answers the query (a node does not send its own id)."""
+        return ConfigRecord(
+            {
+                "client-key": self.client_key,
+                "tier": self.tier,
+                "num-examples": self.num_examples,
+                "dtypes": list(self.dtypes),
+            }
+        )
+
+    @classmethod
+    def from_record(cls, node_id: int, record: ConfigRecord) -> Profile:
+        """Read an answer; raises StrategyError for anything but the form of `to_record`."""
+        key, tier = record.get("client-key"), record.get("tier")
+        examples, dtypes = record.get("num-examples"), record.get("dtypes")
+        if not (
+            isinstance(key, str)
+            and isinstance(tier, str)
+            and isinstance(examples, int)
+            and isinstance(dtypes, list)
+        ):
+            raise StrategyError(
+                f"node {node_id} sent a profile that cannot be read; its app is another version."
+            )
+        return cls(node_id, key, tier, examples, tuple(str(dtype) for dtype in dtypes))
+
+
+class NodeRegistry:
+    """The profiles of all nodes seen, asked once each.
+
+    Parameters
+    ----------
+    ask : bool
+        Query nodes for their profile; without it a node's id is its client key, as other
+        people's apps answer no query.
+    """
+
+    def __init__(self, *, ask: bool) -> None:
+        self.ask = ask
+        self.profiles: dict[int, Profile] = {}
+
+    def wait_for(self, grid: Grid, minimum: int, timeout: float) -> list[Profile]:
+        """Wait until `minimum` nodes are online and known; return all, by client key.
+
+        Raises
+        ------
+        StrategyError
+            When every node answers the query with an error; the sentence is the first node's.
+        """
+        notice = time.monotonic()
+        while True:
+            online = self._online(grid, timeout)
+            if len(online) >= minimum:
+                return online
+            if time.monotonic() >= notice:
+                log(
+                    WARNING,
+                    "Waiting for nodes: %d of %d are there. Start more, or lower "
+                    "clients-per-round.",
+                    len(online),
+                    minimum,
+                )
+                notice = time.monotonic() + NOTICE_SECONDS
+            time.sleep(1)
+
+    def _online(self, grid: Grid, timeout: float) -> list[Profile]:
+        """Return the profiles of the nodes that are online, sorted by client key."""
+        node_ids = sorted(grid.get_node_ids())
+        new = [node_id for node_id in node_ids if node_id not in self.profiles]
+        if new and self.ask:
+            self._query(grid, new, timeout)
+        elif new:
+            self.profiles.update({node_id: Profile(node_id, str(node_id)) for node_id in new})
+        by_key: dict[str, Profile] = {}
+        for node_id in node_ids:
+            profile = self.profiles.get(node_id)
+            if profile is None:
+                continue
+            if profile.client_key in by_key:
+                log(
+                    WARNING,
+                    "Nodes %d and %d both hold client '%s'; the second is left out. Give each "
+                    "node its own client-key or partition-id.",
+                    by_key[profile.client_key].node_id,
+                    node_id,
+                    profile.client_key,
+                )
+                continue
+            by_key[profile.client_key] = profile
+        return sorted(by_key.values(), key=client_order)
+
+    def _query(self, grid: Grid, node_ids: list[int], timeout: float) -> None:
+        messages = [
+            Message(
+                content=RecordDict({PROFILE: ConfigRecord()}),
+                message_type=MessageType.QUERY,
+                dst_node_id=node_id,
+            )
+            for node_id in node_ids
+        ]
+        reasons: dict[int, str] = {}
+        for reply in grid.send_and_receive(messages, timeout=timeout):
+            node_id = reply.metadata.src_node_id
+            if reply.has_error():
+                reasons[node_id] = reply.error.reason
+                continue
+            record = reply.content.config_records.get(PROFILE, ConfigRecord())
+            self.profiles[node_id] = Profile.from_record(node_id, record)
+        if reasons and not self.profiles:
+            raise StrategyError(f"no node can take part: {next(iter(reasons.values()))}")
+        for node_id, reason in reasons.items():
+            log(WARNING, "Node %d gave no profile: %s", node_id, reason)
+        log(
+            INFO,
+            "Profiles: %d of %d new nodes answered",
+            len(node_ids) - len(reasons),
+            len(node_ids),
+        )
+
+
+def client_order(profile: Profile) -> tuple[int, int, str]:
+    """Sort key: numeric client keys by value, then names."""
+    key = profile.client_key
+    return (0, int(key), "") if key.isdecimal() else (1, 0, key)
+
+
+def sample(profiles: list[Profile], count: int, seed: int, server_round: int) -> list[Profile]:
+    """Draw `count` profiles for a round, in client order.
+
+    The generator is a function of seed and round alone, so a resumed run draws as the
+    uninterrupted one would have.
+    """
+    count = min(count, len(profiles))
+    generator = np.random.default_rng([seed, server_round])
+    chosen = generator.choice(len(profiles), size=count, replace=False)
+    return [profiles[i] for i in sorted(chosen)]

@@ -1,0 +1,200 @@
+"""Tiers, and the plan they become for a method and a round."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .errors import StrategyError
+
+SHARED = "shared"
+
+
+@dataclass(frozen=True)
+class Tier:
+    """What a device can afford.
+
+    Attributes
+    ----------
+    name : str
+    depth : int
+        Blocks the device runs, from the first.
+    trained : int
+        How many of these it trains, counted from the last.
+    share : float
+        Share of the clients (they add up to 1), or 0 where `clients` lists them.
+    clients : frozenset[int]
+        Partition ids that are in this tier.
+    """
+
+    name: str
+    depth: int
+    trained: int
+    share: float = 0.0
+    clients: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A tier made concrete: what runs, what is trained and travels, what is only read.
+
+    Attributes
+    ----------
+    depth : int
+        Blocks that run.
+    trained : tuple[str, ...]
+        Units that are trained; they travel both ways.
+    frozen : tuple[str, ...]
+        Units the forward pass needs as well; they travel to the client only.
+    """
+
+    depth: int
+    trained: tuple[str, ...]
+    frozen: tuple[str, ...] = ()
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """All units of the plan: what an evaluation needs."""
+        return self.trained + self.frozen
+
+
+class Planner(Protocol):
+    """How a method turns a tier and a round into a plan."""
+
+    def __call__(self, tier: str, server_round: int) -> Plan:
+        """Return the plan of a tier (by name) for a round (from 1)."""
+
+
+class DepthPlanner:
+    """Plans by depth: a tier trains the shared unit and its last `trained` blocks.
+
+    Parameters
+    ----------
+    tiers : Sequence[Tier]
+    units : Iterable[str]
+        All units of the bank, in order (``shared``, ``block1``, ...).
+
+    Raises
+    ------
+    StrategyError
+        When a tier would train nothing.
+    """
+
+    def __init__(self, tiers: Sequence[Tier], units: Iterable[str]) -> None:
+        self.tiers = {tier.name: tier for tier in tiers}
+        self.units = tuple(units)
+        for tier in tiers:
+            if not self(tier.name, 1).trained:
+                raise StrategyError(
+                    f"tiers: '{tier.name}' trains nothing (its last {tier.trained} of "
+                    f"{tier.depth} blocks hold no adapter); give it more trained blocks, or "
+                    "an exit."
+                )
+
+    def __call__(self, tier: str, server_round: int) -> Plan:
+        """Return the plan of a tier; it is the same in every round."""
+        if tier not in self.tiers:
+            raise StrategyError(
+                f"a node calls itself '{tier}', which is no tier; the tiers are "
+                f"{', '.join(self.tiers)}. Set tier in its --node-config to one of these."
+            )
+        spec = self.tiers[tier]
+        reached = [unit for unit in self.units if _block_number(unit) <= spec.depth]
+        lowest = spec.depth - spec.trained
+        trained = [u for u in reached if u == SHARED or _block_number(u) > lowest]
+        return Plan(spec.depth, tuple(trained), tuple(u for u in reached if u not in trained))
+
+
+def _block_number(unit: str) -> int:
+    """Return b for ``block<b>`` and 0 for what no block owns."""
+    return int(unit.removeprefix("block")) if unit.startswith("block") else 0
+
+
+def parse_tiers(text: str, depth: int) -> tuple[Tier, ...]:
+    """Read the setting `tiers`.
+
+    Tiers stand in the form ``name depth=D [trained=T] share=S`` (or ``clients=0,3,5-9`` in place
+    of the share), separated by semicolons. D counts blocks, or, written with a point, is a
+    fraction of the backbone's `depth` blocks; T likewise of D, all of them by default.
+
+    Raises
+    ------
+    StrategyError
+        With the part that cannot be read and what it should be.
+    """
+    tiers = tuple(_parse_tier(part, depth) for part in text.split(";") if part.strip())
+    names = [tier.name for tier in tiers]
+    if not tiers or len(set(names)) < len(names):
+        raise StrategyError(f"tiers: '{text}' must name one or more tiers, each once.")
+    listed = [client for tier in tiers for client in tier.clients]
+    if len(set(listed)) < len(listed):
+        raise StrategyError("tiers: a client is listed in two tiers; list it in one.")
+    total = sum(tier.share for tier in tiers)
+    if total and abs(total - 1) > 1e-6:
+        raise StrategyError(f"tiers: the shares add up to {total:g}; make them add up to 1.")
+    return tiers
+
+
+def _parse_tier(text: str, depth: int) -> Tier:
+    name, *fields = text.split()
+    values = dict(field.partition("=")[::2] for field in fields)
+    unknown = set(values) - {"depth", "trained", "share", "clients"}
+    if unknown or "depth" not in values or ("share" in values) == ("clients" in values):
+        raise StrategyError(
+            f"tiers: '{text.strip()}' should read 'name depth=D [trained=T] share=S' or "
+            "'name depth=D [trained=T] clients=0,3,5-9'."
+        )
+    try:
+        blocks = _count(values["depth"], depth)
+        return Tier(
+            name,
+            blocks,
+            _count(values.get("trained", "1.0"), blocks),
+            float(values.get("share", 0)),
+            frozenset(_client_ids(values.get("clients", ""))),
+        )
+    except ValueError as error:
+        raise StrategyError(
+            f"tiers: '{text.strip()}' cannot be read ({error}); the backbone has {depth} blocks."
+        ) from None
+
+
+def _count(text: str, whole: int) -> int:
+    """Read a number of blocks, or a fraction of `whole` where there is a point."""
+    count = round(float(text) * whole) if "." in text else int(text)
+    if not 1 <= count <= whole:
+        raise ValueError(f"{text} is not between 1 and {whole} blocks")
+    return count
+
+
+def _client_ids(text: str) -> list[int]:
+    ids: list[int] = []
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        ids.extend(range(int(first), int(last or first) + 1))
+    return ids
+
+
+def assign_tiers(tiers: Sequence[Tier], num_clients: int, seed: int) -> list[str]:
+    """Name the tier of each client: listed ones first, the others by shares, seeded.
+
+    Shares are met as nearly as whole clients allow (largest remainders).
+    """
+    names: Mapping[int, str] = {client: tier.name for tier in tiers for client in tier.clients}
+    others = [client for client in range(num_clients) if client not in names]
+    shares = [tier for tier in tiers if tier.share]
+    if others and not shares:
+        raise StrategyError(
+            f"tiers: client {others[0]} is in no tier; list it, or give the tiers shares."
+        )
+    exact = [tier.share * len(others) for tier in shares]
+    counts = [int(value) for value in exact]
+    by_remainder = sorted(range(len(shares)), key=lambda i: counts[i] - exact[i])
+    for i in by_remainder[: len(others) - sum(counts)]:
+        counts[i] += 1
+    random.Random(seed).shuffle(others)
+    drawn = [tier.name for tier, count in zip(shares, counts, strict=True) for _ in range(count)]
+    assigned = {**names, **dict(zip(others, drawn, strict=True))}
+    return [assigned[client] for client in range(num_clients)]

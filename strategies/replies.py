@@ -1,0 +1,122 @@
+"""What a reply must hold to be used, and the mean of the clients' metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from .aggregation import is_finite
+from .bank import Bank
+from .callbacks import ClientRow
+from .errors import StrategyError
+from .plans import Plan
+from .wire import Vectors
+
+# The record in which a client names units whose training changed nothing.
+REPORT = "report"
+
+
+def read_metrics(reply: Message) -> dict[str, float]:
+    """Return the numbers of a reply's single MetricRecord, by name.
+
+    Raises
+    ------
+    StrategyError
+        When the node answered with an error, or without metrics.
+    """
+    if reply.has_error():
+        raise StrategyError(reply.error.reason)
+    records = list(reply.content.metric_records.values())
+    if len(records) != 1:
+        raise StrategyError(f"it holds {len(records)} MetricRecords, expected one")
+    return {key: value for key, value in records[0].items() if isinstance(value, int | float)}
+
+
+def read_weight(metrics: Mapping[str, float], key: str) -> float:
+    """Return the reply's weight in the mean; raises StrategyError unless finite and positive."""
+    weight = metrics.get(key, math.nan)
+    if not math.isfinite(weight) or weight <= 0:
+        raise StrategyError(f"its weight '{key}' is {weight}, expected a number above 0")
+    return float(weight)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainReply:
+    """A training reply whose form has been checked.
+
+    Attributes
+    ----------
+    row : ClientRow
+        Where its client stands in the round's report.
+    vectors : Vectors
+        Views into the reply's buffers, by unit.
+    weight : float
+    depth : int | None
+        Blocks the client ran; None where there are no tiers.
+    content : RecordDict
+    unchanged : tuple[str, ...]
+        Units whose training changed nothing, as the client reports.
+    """
+
+    row: ClientRow
+    vectors: Vectors
+    weight: float
+    depth: int | None
+    content: RecordDict
+    unchanged: tuple[str, ...]
+
+    def is_poisoned(self) -> bool:
+        """Tell whether some value is not finite."""
+        return not all(is_finite(vector) for vector in self.vectors.values())
+
+
+def read_train_reply(
+    row: ClientRow, message: Message, plan: Plan | None, bank: Bank, weighted_by_key: str
+) -> TrainReply:
+    """Check a training reply against the plan and the bank; note its metrics in `row`.
+
+    Without a plan a reply may hold any part of the bank.
+
+    Raises
+    ------
+    StrategyError
+        For an error reply, a bad weight, foreign or missing units, wrong shapes or dtypes.
+    """
+    row.metrics = read_metrics(message)
+    weight = read_weight(row.metrics, weighted_by_key)
+    records: list[ArrayRecord] = list(message.content.array_records.values())
+    if len(records) != 1:
+        raise StrategyError(f"it holds {len(records)} ArrayRecords, expected one")
+    vectors = bank.layout.read(records[0], bank.dtype)
+    if plan is not None and list(vectors) != list(plan.trained):
+        raise StrategyError(f"it holds the units {list(vectors)}, expected {list(plan.trained)}")
+    report = message.content.config_records.get(REPORT, ConfigRecord())
+    unchanged = report.get("unchanged", [])
+    return TrainReply(
+        row,
+        vectors,
+        weight,
+        plan.depth if plan else None,
+        message.content,
+        tuple(str(unit) for unit in unchanged) if isinstance(unchanged, list) else (),
+    )
+
+
+def mean_metrics(contents: list[RecordDict], weighted_by_key: str) -> MetricRecord:
+    """Average metrics over the replies that hold them, weighted; lists and the weight are left out.
+
+    Replies of different tiers hold different metrics (one per exit reached).
+    """
+    sums: dict[str, float] = {}
+    weights: dict[str, float] = {}
+    for content in contents:
+        (metrics,) = content.metric_records.values()
+        weight = float(metrics[weighted_by_key])  # type: ignore[arg-type]  # checked before
+        for key, value in metrics.items():
+            if key != weighted_by_key and isinstance(value, int | float):
+                sums[key] = sums.get(key, 0.0) + weight * value
+                weights[key] = weights.get(key, 0.0) + weight
+    return MetricRecord({key: total / weights[key] for key, total in sums.items()})

@@ -1,0 +1,198 @@
+"""Whole runs in-process: every method through the same matrix, with the files they leave."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models import load_backbone
+from settings import Settings, load_toml
+
+RunApp = Callable[..., Any]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "exits": {"method": "exits"},
+    "accumulator": {"method": "accumulator"},
+    "per-block": {"method": "accumulator", "accumulator-sharing": "per-block"},
+    "parallel": {"method": "exits", "adapter": "parallel", "adapter-rank": 4},
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The settings of one method and adapter."""
+    return VARIANTS[request.param]
+
+
+def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
+    return list(first) == list(second) and all(
+        first[key].tobytes() == second[key].tobytes() for key in first
+    )
+
+
+def test_a_run_learns_and_leaves_the_backbone_alone(
+    run_app: RunApp, variant: dict[str, Any], tiny_vit: Path
+) -> None:
+    backbone = load_backbone(str(tiny_vit))
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    run = run_app(**variant, learning_rate=0.01, local_epochs=3)
+    losses = [row["train-loss"] for row in run.metrics if "train-loss" in row]
+    first = run.metrics[0]["accuracy-mean"]
+    assert run.summary["accuracy"]["mean"] > max(0.2, first)
+    assert len(losses) == 3
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def test_seeds_repeat_and_differ(run_app: RunApp, variant: dict[str, Any]) -> None:
+    first, again = run_app("first", **variant, rounds=2), run_app("again", **variant, rounds=2)
+    assert same(first.bank(), again.bank())
+    assert not same(first.bank(), run_app("other", **variant, rounds=2, seed=1).bank())
+
+
+def test_stale_adapters_of_another_client_do_not_matter(
+    run_app: RunApp, variant: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every unit the plan does not bring is poisoned on the node before it trains."""
+    import client_app.app as app
+
+    clean = run_app("clean", **variant, rounds=2)
+    load = app._load
+
+    def poisoned(message: Any, node: Any, settings: Settings) -> Any:
+        model = app.get_model(settings, node.num_classes)
+        for parameter in model.adapter_parameters().values():
+            parameter.data.fill_(float("nan"))
+        return load(message, node, settings)
+
+    monkeypatch.setattr(app, "_load", poisoned)
+    assert same(clean.bank(), run_app("poisoned", **variant, rounds=2).bank())
+
+
+def test_only_the_plans_bytes_travel(run_app: RunApp, variant: dict[str, Any]) -> None:
+    run = run_app(**variant)
+    sizes = {key: value.size for key, value in run.bank().items()}
+    trained = run.summary["trainable-parameters"]
+    depth = {"small": (1, 2), "medium": (3, 4), "large": (1, 6)}
+    for tier, (lowest, highest) in depth.items():
+        units = {"shared", *(f"block{b}" for b in range(lowest, highest + 1))}
+        expected = sum(size for key, size in sizes.items() if key.split(".")[0] in units)
+        assert trained[tier] == expected
+    for row in run.clients:
+        if row["phase"] == "train":
+            own = 4 * trained[row["tier"]]
+            assert own < row["bytes-up"] < own + 3000
+    up = sum(row["bytes-up"] for row in run.clients if row["phase"] == "train")
+    assert run.summary["bytes"]["up"] == up
+    used = [row for row in run.clients if row["phase"] == "train"]
+    assert run.summary["bytes"]["minimum-up"] == sum(4 * trained[row["tier"]] for row in used)
+
+
+def test_the_output_folder_is_complete(run_app: RunApp, tiny_vit: Path) -> None:
+    run = run_app(method="accumulator")
+    names = {path.name for path in run.output.iterdir()}
+    assert names >= {
+        "metrics.jsonl",
+        "clients.jsonl",
+        "summary.json",
+        "settings.toml",
+        "checkpoint",
+        "adapters",
+        "report.html",
+    }
+    summary = run.summary
+    assert list(summary["accuracy"]) == ["2", "4", "6", "mean"]
+    assert summary["accuracy"]["mean"] == pytest.approx(
+        sum(summary["accuracy"][e] for e in ("2", "4", "6")) / 3
+    )
+    assert set(summary["client-accuracy"]) == {
+        "mean",
+        "worst-decile",
+        "small",
+        "medium",
+        "large",
+    }
+    parameters = load_backbone(str(tiny_vit)).num_parameters()
+    adapters = sum(value.size for value in run.bank().values())
+    assert summary["bytes"]["full-model"] == 2 * 4 * (parameters + adapters) * 12
+    assert (summary["method"], summary["seed"], summary["rounds"]) == ("accumulator", 0, 3)
+    assert [row["round"] for row in run.metrics] == [0, 1, 2, 3]
+    assert len([row for row in run.clients if row["phase"] == "train"]) == 12
+    assert len([row for row in run.clients if row["phase"] == "evaluate"]) == 6
+    settings = Settings.from_dict(load_toml(run.output / "settings.toml"))
+    assert settings.output_dir == str(run.output)
+    description = json.loads((run.output / "adapters" / "adapters.json").read_text())
+    assert description["classes"] == [str(digit) for digit in range(10)]
+
+
+def test_clients_are_scored_at_the_exits_of_their_tier(run_app: RunApp) -> None:
+    run = run_app(method="exits")
+    for row in run.clients:
+        if row["phase"] == "evaluate":
+            reached = {"small": 2, "medium": 4, "large": 6}[row["tier"]]
+            exits = {int(key.split("-")[-1]) for key in row if key.startswith("accuracy-exit-")}
+            assert exits == set(range(2, reached + 1, 2))
+            assert row["accuracy"] == row[f"accuracy-exit-{reached}"]
+
+
+def test_a_unit_no_sampled_client_holds_stays_bit_identical(run_app: RunApp) -> None:
+    """Nobody is in the tier that runs blocks 5 and 6."""
+    tiers = "small depth=2 share=0.5; medium depth=4 share=0.5"
+    start = run_app("start", method="exits", tiers=tiers, rounds=1, learning_rate=1e-12)
+    end = run_app("end", method="exits", tiers=tiers, rounds=3)
+    for key, value in end.bank().items():
+        unchanged = value.tobytes() == start.bank()[key].tobytes()
+        assert unchanged == key.startswith("block6")
+
+
+def test_half_precision_halves_the_bytes_and_still_learns(run_app: RunApp) -> None:
+    full = run_app("full", method="exits", learning_rate=0.01)
+    half = run_app("half", method="exits", learning_rate=0.01, wire_dtype="fp16")
+    counts = [run.summary["bytes"]["minimum-up"] for run in (full, half)]
+    assert counts[0] == 2 * counts[1]
+    # fp16 keeps 11 bits: after three rounds weights differ by rounding, not by more.
+    for key, value in full.bank().items():
+        np.testing.assert_allclose(half.bank()[key], value, atol=0.02)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adamw"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_optimisers_and_schedules_run(run_app: RunApp, optimizer: str, schedule: str) -> None:
+    run = run_app(method="exits", optimizer=optimizer, schedule=schedule, rounds=2)
+    assert np.isfinite(run.metrics[-1]["train-loss"])
+
+
+def test_a_zero_update_is_reported(run_app: RunApp, caplog: pytest.LogCaptureFixture) -> None:
+    """A learning rate far below the precision of the weights moves nothing but zero biases."""
+    run_app(method="exits", rounds=1, optimizer="sgd", learning_rate=1e-45)
+    assert "trained block2" in caplog.text
+    assert "without any change" in caplog.text
+
+
+def test_own_folders_name_clients_and_classes(run_app: RunApp, tmp_path: Path) -> None:
+    """Natural partition of client/class folders: three clients with their own images."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for client in ("ada", "bob", "cyd"):
+        for label, level in (("dark", 40), ("light", 200)):
+            folder = tmp_path / "images" / client / label
+            folder.mkdir(parents=True)
+            for number in range(6):
+                pixels = rng.normal(level, 10, (20, 24, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    run = run_app(
+        method="exits",
+        dataset="folder",
+        data_dir=str(tmp_path / "images"),
+        partition="natural",
+        num_clients=3,
+        clients_per_round=3,
+        tiers="all depth=1.0 share=1",
+        rounds=5,
+        learning_rate=0.03,
+    )
+    assert run.summary["accuracy"]["6"] == 1.0

@@ -1,0 +1,115 @@
+"""Settings: one list of keys, types and sentences."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data import PARTITIONS
+from models.adapters import BLOCK_ADAPTERS, NO_ADAPTER
+from models.registry import METHODS
+from run_simulation import parse
+from settings import Settings, SettingsError, load_toml
+from strategies import WIRE_DTYPES
+
+ROOT = Path(__file__).parents[2]
+
+
+def choices(name: str) -> tuple[str, ...]:
+    return Settings.__dataclass_fields__[name].metadata["choices"]
+
+
+def test_pyproject_lists_the_same_keys_with_the_same_defaults() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    assert config == Settings().to_dict()
+    assert {key: type(value) for key, value in config.items()} == {
+        key: type(value) for key, value in Settings().to_dict().items()
+    }
+
+
+def test_choices_are_those_of_the_registries() -> None:
+    assert set(choices("method")) == set(METHODS)
+    assert choices("partition") == PARTITIONS
+    assert choices("adapter") == (NO_ADAPTER, *BLOCK_ADAPTERS)
+    assert choices("wire_dtype") == tuple(WIRE_DTYPES)
+
+
+def test_toml_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    settings = Settings(data_dir='C:\\odd "path"', rounds=7, alpha=0.1, augment=True)
+    (tmp_path / "s.toml").write_text(settings.to_toml())
+    assert Settings.from_dict(load_toml(tmp_path / "s.toml")) == settings
+
+
+def test_method_options_are_the_settings_named_after_it() -> None:
+    assert Settings(accumulator_tap="attention").method_options() == {
+        "sharing": "shared",
+        "history": "modulated",
+        "size": "bottleneck",
+        "tap": "attention",
+    }
+    assert Settings(method="exits").method_options() == {}
+
+
+def test_the_command_line_overrides_a_config_file(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('rounds = 3\nexits = 2\nmethod = "exits"\n')
+    settings, runtime = parse(
+        ["--config", str(tmp_path / "c.toml"), "--runtime", "ray", "rounds=5", "augment=true"]
+    )
+    assert (settings.rounds, settings.exits, settings.method) == (5, "2", "exits")
+    assert (settings.augment, runtime) == (True, "ray")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.stem)
+def test_every_shipped_config_parses_and_names_its_command(path: Path) -> None:
+    Settings.from_dict(load_toml(path))
+    header = path.read_text().split("\n\n")[0]
+    assert f"run_simulation.py --config configs/{path.name}" in header
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"learning-rat": 1}, "'learning-rat' is no setting; did you mean learning-rate"),
+    ({"zzz": 1}, "'zzz' is no setting; see docs/settings.md"),
+    ({"learning_rate": 1}, "did you mean learning-rate"),
+    ({"method": "accumulate"}, "'accumulate' is not one of accumulator, exits. Did you mean acc"),
+    ({"partition": "dirichelet"}, "Did you mean dirichlet"),
+    ({"adapter": "lorra"}, "not one of none, parallel"),
+    ({"wire-dtype": "fp64"}, "not one of fp32, fp16"),
+    ({"rounds": "ten"}, "rounds: 'ten' is not a whole number"),
+    ({"rounds": "1.5"}, "not a whole number"),
+    ({"rounds": 0}, "rounds: 0 must be 1 or more"),
+    ({"rounds": True}, "True is not a whole number"),
+    ({"batch-size": -1}, "batch-size: -1 must be 1 or more"),
+    ({"learning-rate": 0}, "learning-rate: 0.0 must be above 0"),
+    ({"learning-rate": "nan"}, "learning-rate: nan must be above 0"),
+    ({"learning-rate": "fast"}, "'fast' is not a number"),
+    ({"alpha": -1}, "alpha: -1.0 must be above 0"),
+    ({"augment": "maybe"}, "'maybe' is not true or false"),
+    ({"augment": 1}, "1 is not true or false"),
+    ({"test-share": 0.95}, "test-share: 0.95 must be 0.9 or less"),
+    ({"clip-norm": -1}, "clip-norm: -1.0 must be 0 or more"),
+    ({"image-size": 10_000}, "image-size: 10000 must be 4096 or less"),
+    ({"clients-per-round": 30}, "30 is more than the num-clients of 20"),
+    ({"data-dir": 3.5}, "data-dir: 3.5 is not text"),
+]
+
+
+@pytest.mark.parametrize(("values", "sentence"), WRONG)
+def test_wrong_settings_get_a_sentence(values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        Settings.from_dict(values)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_or_broken_config_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="there is no settings file"):
+        load_toml(tmp_path / "no.toml")
+    (tmp_path / "bad.toml").write_text("rounds 3")
+    with pytest.raises(SettingsError, match="is no TOML file"):
+        load_toml(tmp_path / "bad.toml")
+
+
+def test_an_argument_without_a_value_is_named() -> None:
+    with pytest.raises(SettingsError, match="'rounds' should read key=value"):
+        parse(["rounds"])

@@ -1,0 +1,208 @@
+"""The matrix every method passes: frozen, truncated, recorded, saved and loaded."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models import AdapterModel, ModelError, build_model, load_backbone, parse_exits
+from models.registry import METHODS
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "exits": ("exits", {}),
+    "exits+parallel": ("exits", {"adapter": "parallel", "adapter_rank": 4}),
+    "accumulator": ("accumulator", {}),
+    "accumulator per-block": ("accumulator", {"sharing": "per-block"}),
+    "accumulator raw full": ("accumulator", {"history": "raw", "size": "full"}),
+    "accumulator attention": ("accumulator", {"tap": "attention"}),
+    "accumulator+parallel": ("accumulator", {"adapter": "parallel", "adapter_rank": 4}),
+}
+EXITS = (2, 4, 6)
+
+
+@pytest.fixture(params=VARIANTS)
+def model(request: pytest.FixtureRequest, tiny_vit: Path) -> AdapterModel:
+    """A model with all adapters away from their start."""
+    method, options = VARIANTS[request.param]
+    built = build_model(method, load_backbone(str(tiny_vit)), EXITS, 5, seed=3, **options)
+    torch.manual_seed(1)
+    for parameter in built.adapter_parameters().values():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return built
+
+
+def images() -> torch.Tensor:
+    return torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+LABELS = torch.tensor([0, 1, 2, 3])
+
+
+def test_every_method_is_in_the_matrix() -> None:
+    assert {method for method, _ in VARIANTS.values()} == set(METHODS)
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4, 5, 6])
+def test_a_truncated_model_gives_the_same_logits(model: AdapterModel, depth: int) -> None:
+    full, short = model(images()), model(images(), depth)
+    assert list(short) == [e for e in EXITS if e <= depth]
+    for exit_block, logits in short.items():
+        assert torch.equal(logits, full[exit_block])
+
+
+def test_blocks_above_the_last_exit_do_not_run(model: AdapterModel) -> None:
+    ran: list[int] = []
+    handles = [
+        block.norm1.register_forward_hook(lambda *_, n=number: ran.append(n))
+        for number, block in enumerate(model.backbone.blocks, start=1)
+    ]
+    model(images(), depth=5)
+    for handle in handles:
+        handle.remove()
+    assert ran == [1, 2, 3, 4]
+
+
+def train_step(model: AdapterModel, units: list[str]) -> None:
+    model.set_trained(units)
+    trained = [p for p in model.adapter_parameters().values() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.1)
+    model.loss(model(images()), LABELS).backward()
+    optimizer.step()
+
+
+def test_training_changes_the_plans_units_alone(model: AdapterModel) -> None:
+    """Backbone and other units stay bit-identical and have no gradient; the plan's all move."""
+    units = list(model.units)
+    trained = units[:1] + units[-1:]
+    backbone = {k: v.clone() for k, v in model.backbone.state_dict().items()}
+    before = {k: v.detach().clone() for k, v in model.adapter_parameters().items()}
+    train_step(model, trained)
+    for key, value in model.backbone.state_dict().items():
+        assert torch.equal(value, backbone[key])
+    assert all(p.grad is None for p in model.backbone.parameters())
+    moved = set()
+    for key, value in model.adapter_parameters().items():
+        unit = key.split(".")[0]
+        if unit not in trained:
+            assert torch.equal(value, before[key])
+            assert value.grad is None
+        elif not torch.equal(value, before[key]):
+            moved.add(unit)
+    assert moved == set(trained)
+
+
+def recorded_blocks(model: AdapterModel, depth: int | None = None) -> list[int]:
+    """Numbers of the blocks in which autograd records something."""
+    found = []
+    handles = [
+        block.norm2.register_forward_hook(
+            lambda _, __, out, n=number: found.append(n) if out.requires_grad else None
+        )
+        for number, block in enumerate(model.backbone.blocks, start=1)
+    ]
+    model(images(), depth)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def test_nothing_below_the_lowest_trained_unit_is_recorded(model: AdapterModel) -> None:
+    """With blocks 5 and 6 trained, autograd sees nothing of blocks 1 to 4."""
+    model.set_trained(["block5", "block6"])
+    assert all(number >= 5 for number in recorded_blocks(model))
+
+
+def test_frozen_exits_record_nothing_in_the_backbone(tiny_vit: Path) -> None:
+    model = build_model("exits", load_backbone(str(tiny_vit)), EXITS, 5)
+    model.set_trained(list(model.units))
+    assert recorded_blocks(model) == []
+    assert all(logits.requires_grad for logits in model(images()).values())
+
+
+def test_save_and_load_give_the_same_logits(model: AdapterModel, tiny_vit: Path) -> None:
+    arrays = model.adapter_arrays()
+    method, options = next(v for v in VARIANTS.values() if type(model) is METHODS[v[0]])
+    del method, options
+    expected = model(images())
+    for parameter in model.adapter_parameters().values():
+        torch.nn.init.zeros_(parameter)
+    model.load_adapters(arrays)
+    for exit_block, logits in model(images()).items():
+        assert torch.equal(logits, expected[exit_block])
+
+
+def test_copies_out_do_not_follow_later_training(model: AdapterModel) -> None:
+    arrays = model.adapter_arrays()
+    before = {key: value.copy() for key, value in arrays.items()}
+    train_step(model, list(model.units))
+    for key, value in arrays.items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def test_the_first_part_of_every_key_is_its_unit(model: AdapterModel) -> None:
+    for key in model.adapter_parameters():
+        assert key.split(".")[0] in ("shared", *(f"block{b}" for b in range(1, 7)))
+
+
+def test_seeds_repeat(tiny_vit: Path) -> None:
+    backbone = load_backbone(str(tiny_vit))
+    first, again, other = (
+        build_model("accumulator", backbone, EXITS, 5, seed=s).adapter_arrays() for s in (1, 1, 2)
+    )
+    assert all(np.array_equal(first[k], again[k]) for k in first)
+    assert any(not np.array_equal(first[k], other[k]) for k in first)
+
+
+def test_the_loss_is_the_sum_over_exits(tiny_vit: Path) -> None:
+    """Two exits, two examples: -log softmax by hand."""
+    model = build_model("exits", load_backbone(str(tiny_vit)), (2, 4), 2)
+    logits = {2: torch.tensor([[0.0, 0.0], [0.0, 0.0]]), 4: torch.tensor([[1.0, 0.0], [1.0, 0.0]])}
+    labels = torch.tensor([0, 1])
+    expected = np.log(2) + (np.log(1 + np.exp(-1)) + np.log(1 + np.exp(1))) / 2
+    assert model.loss(logits, labels).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "depth", "exits"),
+    [
+        ("4", 12, (3, 6, 9, 12)),
+        ("12", 12, tuple(range(1, 13))),
+        ("3,6,12", 12, (3, 6, 12)),
+        ("1", 6, (6,)),
+    ],
+)
+def test_exits_are_a_number_or_blocks(text: str, depth: int, exits: tuple[int, ...]) -> None:
+    assert parse_exits(text, depth) == exits
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("5", "5 exits do not divide 12 blocks evenly; use one of 1, 2, 3, 4, 6, 12"),
+        ("0", "do not divide"),
+        ("three", "neither a number of exits nor blocks"),
+        ("6,3", "not ascending"),
+        ("3,3", "not ascending"),
+        ("0,6", "not ascending"),
+        ("6,13", "there is no block 13; the backbone has 6 blocks"),
+    ],
+)
+def test_wrong_exits_get_a_sentence(text: str, sentence: str, tiny_vit: Path) -> None:
+    with pytest.raises(ModelError, match=sentence):
+        build_model("exits", load_backbone(str(tiny_vit)), parse_exits(text, 12), 5)
+
+
+def test_foreign_tensors_are_refused(tiny_vit: Path) -> None:
+    model = build_model("exits", load_backbone(str(tiny_vit)), EXITS, 5)
+    with pytest.raises(ModelError, match="no adapter tensor"):
+        model.load_adapters({"block2.tail": np.zeros(1)})
+    with pytest.raises(ModelError, match="has shape \\(1,\\)"):
+        model.load_adapters({"block2.head.1.bias": np.zeros(1)})
+
+
+def test_a_depth_without_an_exit_is_refused(tiny_vit: Path) -> None:
+    model = build_model("exits", load_backbone(str(tiny_vit)), EXITS, 5)
+    with pytest.raises(ModelError, match="a depth of 1 blocks reaches no exit"):
+        model(images(), depth=1)

@@ -1,0 +1,43 @@
+"""What tests import by name: places, small settings, and the files of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+class Run:
+    """The files of a finished run."""
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.summary = json.loads((output / "summary.json").read_text())
+        self.metrics = self._rows("metrics.jsonl")
+        self.clients = self._rows("clients.jsonl")
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.output / name).read_text().splitlines()]
+
+    def bank(self) -> dict[str, np.ndarray]:
+        """The final adapters by key."""
+        return load_file(self.output / "adapters" / "adapters.safetensors")
+
+
+# Small enough for seconds, rich enough for three tiers, several local steps and two exits a tier.
+SMALL: dict[str, Any] = {
+    "exits": "3",
+    "num-clients": 6,
+    "clients-per-round": 4,
+    "rounds": 3,
+    "local-epochs": 1,
+    "evaluate-every": 3,
+    "tiers": "small depth=2 clients=0,1; medium depth=4 trained=2 clients=2,3; "
+    "large depth=6 clients=4,5",
+}
