@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Before flwr and torch are imported: no telemetry from a simulation on somebody's laptop.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # only silences Ray's advice
 
 
 def parse(arguments: Sequence[str]) -> tuple[Settings, str]:
@@ -80,6 +81,8 @@ def run_on_ray(settings: Settings) -> None:
         except Exception as error:  # handed to the caller: Flower would print its traceback
             failures.append(error)
 
+    # Its advice, `flwr run`, is in the README; a simulation needs no SuperLink to be told so.
+    logging.getLogger("flwr").addFilter(lambda r: "`run_simulation`" not in r.getMessage())
     # Ray's workers import the apps from here.
     folder = os.path.dirname(os.path.abspath(__file__))
     os.environ["PYTHONPATH"] = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])

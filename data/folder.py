@@ -49,8 +49,7 @@ def load_folder(data_dir: str, image_size: int, seed: int) -> Source:
     Raises
     ------
     DataError
-        If the folder is missing or laid out otherwise, shows fewer than two classes, or holds an
-        unreadable image.
+        If the folder is missing or laid out otherwise, or holds an unreadable image.
     """
     if not data_dir:
         raise DataError(f'data-dir: dataset "folder" needs one; {LAYOUT}.')
@@ -63,11 +62,6 @@ def load_folder(data_dir: str, image_size: int, seed: int) -> Source:
 
     pictures = _find(root / "train" if has_parts else root)
     classes = tuple(sorted({picture.label for picture in pictures}))
-    if len(classes) < 2:
-        raise DataError(
-            f"data-dir: {root} shows one class only, {classes[0]}, and there is nothing to tell "
-            f"apart; {LAYOUT}."
-        )
     train = _read(pictures, classes, image_size)
     test_part = next((name for name in ("test", "val") if has_parts and name in parts), None)
     if test_part is None:

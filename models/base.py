@@ -68,7 +68,8 @@ class AdapterModel(nn.Module, ABC):
         super().__init__()
         if num_classes < 2:
             raise ModelError(
-                f"{num_classes} class is nothing to learn; give data with two or more."
+                f"classes: with {num_classes} there is nothing to tell apart; give data of two or "
+                "more, or name all classes of the federation in the setting."
             )
         if not exits or list(exits) != sorted(set(exits)) or not 1 <= exits[0] <= exits[-1]:
             raise ModelError(f"exits: {exits} are not ascending block numbers from 1.")

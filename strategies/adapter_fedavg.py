@@ -111,7 +111,7 @@ class AdapterFedAvg(FedAvg):
         self.wire_dtype = wire_dtype
         self.seed = seed
         self.callbacks = list(callbacks)
-        self.registry = NodeRegistry(ask=planner is not None)
+        self.registry = NodeRegistry(ask=planner is not None, wire_dtype=wire_dtype)
         self.completed_rounds = 0
         self.last_round = 0
         self.timeout = 3600.0

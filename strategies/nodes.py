@@ -76,10 +76,13 @@ class NodeRegistry:
     ask : bool
         Query nodes for their profile; without it a node's id is its client key, as other
         people's apps answer no query.
+    wire_dtype : str
+        Nodes that do not understand it take no part.
     """
 
-    def __init__(self, *, ask: bool) -> None:
+    def __init__(self, *, ask: bool, wire_dtype: str = "fp32") -> None:
         self.ask = ask
+        self.wire_dtype = wire_dtype
         self.profiles: dict[int, Profile] = {}
 
     def wait_for(self, grid: Grid, minimum: int, timeout: float) -> list[Profile]:
@@ -117,7 +120,7 @@ class NodeRegistry:
         by_key: dict[str, Profile] = {}
         for node_id in node_ids:
             profile = self.profiles.get(node_id)
-            if profile is None:
+            if profile is None or self.wire_dtype not in profile.dtypes:
                 continue
             if profile.client_key in by_key:
                 log(
@@ -148,7 +151,15 @@ class NodeRegistry:
                 reasons[node_id] = reply.error.reason
                 continue
             record = reply.content.config_records.get(PROFILE, ConfigRecord())
-            self.profiles[node_id] = Profile.from_record(node_id, record)
+            profile = self.profiles[node_id] = Profile.from_record(node_id, record)
+            if self.wire_dtype not in profile.dtypes:
+                log(
+                    WARNING,
+                    "Client '%s' does not understand wire-dtype %s and is left out; it knows %s.",
+                    profile.client_key,
+                    self.wire_dtype,
+                    ", ".join(profile.dtypes),
+                )
         if reasons and not self.profiles:
             raise StrategyError(f"no node can take part: {next(iter(reasons.values()))}")
         for node_id, reason in reasons.items():

@@ -29,7 +29,7 @@ def read_metrics(reply: Message) -> dict[str, float]:
     """
     if reply.has_error():
         raise StrategyError(reply.error.reason)
-    records = list(reply.content.metric_records.values())
+    records = [record for record in reply.content.values() if isinstance(record, MetricRecord)]
     if len(records) != 1:
         raise StrategyError(f"it holds {len(records)} MetricRecords, expected one")
     return {key: value for key, value in records[0].items() if isinstance(value, int | float)}
@@ -87,14 +87,14 @@ def read_train_reply(
     """
     row.metrics = read_metrics(message)
     weight = read_weight(row.metrics, weighted_by_key)
-    records: list[ArrayRecord] = list(message.content.array_records.values())
+    records = [record for record in message.content.values() if isinstance(record, ArrayRecord)]
     if len(records) != 1:
         raise StrategyError(f"it holds {len(records)} ArrayRecords, expected one")
     vectors = bank.layout.read(records[0], bank.dtype)
     if plan is not None and list(vectors) != list(plan.trained):
         raise StrategyError(f"it holds the units {list(vectors)}, expected {list(plan.trained)}")
-    report = message.content.config_records.get(REPORT, ConfigRecord())
-    unchanged = report.get("unchanged", [])
+    report = message.content.get(REPORT)
+    unchanged = report.get("unchanged", []) if isinstance(report, ConfigRecord) else []
     return TrainReply(
         row,
         vectors,
@@ -113,7 +113,7 @@ def mean_metrics(contents: list[RecordDict], weighted_by_key: str) -> MetricReco
     sums: dict[str, float] = {}
     weights: dict[str, float] = {}
     for content in contents:
-        (metrics,) = content.metric_records.values()
+        (metrics,) = (record for record in content.values() if isinstance(record, MetricRecord))
         weight = float(metrics[weighted_by_key])  # type: ignore[arg-type]  # checked before
         for key, value in metrics.items():
             if key != weighted_by_key and isinstance(value, int | float):

@@ -98,7 +98,7 @@ class Layout:
 
     def to_array(self, unit: str, vector: np.ndarray, dtype: np.dtype) -> Array:
         """Make the Array of a unit, in the dtype of the wire."""
-        return Array(vector.astype(dtype, copy=False).reshape(self.array_shape(unit)))
+        return write_array(vector.astype(dtype, copy=False).reshape(self.array_shape(unit)))
 
     def read(self, record: Mapping[str, Array], dtype: Callable[[str], np.dtype]) -> Vectors:
         """Read packs back as flat vectors, without a copy; `dtype` tells a unit's on the wire.
@@ -121,6 +121,25 @@ class Layout:
                 raise StrategyError(f"'{unit}' is {values.dtype}, expected {dtype(unit)}")
             vectors[unit] = values.reshape(-1)
         return vectors
+
+
+@lru_cache(maxsize=4096)
+def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """Write the npy header of an array in C order."""
+    stream = io.BytesIO()
+    description = {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, description)
+    return stream.getvalue()
+
+
+def write_array(values: np.ndarray) -> Array:
+    """Make the same Array as ``Array(values)``, several times faster for small tensors."""
+    return Array(
+        dtype=str(values.dtype),
+        shape=values.shape,
+        stype="numpy.ndarray",
+        data=_header(values.dtype.str, values.shape) + values.tobytes(),
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -164,17 +183,23 @@ def record_bytes(content: RecordDict) -> int:
     """
     total = 0
     for name, record in content.items():
-        total += len(name) + sum(len(key) for key in record)
-        for value in record.values():
+        total += len(name)
+        for key, value in record.items():
             if isinstance(value, Array):
-                total += len(value.data) + len(value.dtype) + len(value.stype)
-                total += 8 * len(value.shape)
+                own = len(value.data) + len(value.dtype) + len(value.stype) + 8 * len(value.shape)
+            elif isinstance(value, str | bytes):
+                own = len(value)
+            elif isinstance(value, list):
+                own = sum(len(item) if isinstance(item, str | bytes) else 8 for item in value)
             else:
-                items = value if isinstance(value, list) else [value]
-                total += sum(len(x) if isinstance(x, str | bytes) else 8 for x in items)
+                own = 8
+            total += len(key) + own
     return total
 
 
 def plain_record(tensors: Mapping[str, np.ndarray]) -> ArrayRecord:
     """Make Flower's ordinary record of tensors: one Array per key."""
-    return ArrayRecord({key: Array(np.asarray(value, order="C")) for key, value in tensors.items()})
+    record = ArrayRecord()
+    for key, value in tensors.items():
+        record[key] = write_array(value)
+    return record

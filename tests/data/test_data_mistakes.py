@@ -90,8 +90,6 @@ SOURCE_MISTAKES = {
         "folder",
         "{tmp}/empty",
     ),
-    "data-dir: {tmp}/lonely shows one class only, ape, and there is nothing to tell apart; "
-    + LAYOUT: ("folder", "{tmp}/lonely"),
     "data-dir: images lie at two levels of {tmp}/mixed, such as {tmp}/mixed/ape/1.png and "
     "{tmp}/mixed/ann/bee/1.png; " + LAYOUT: ("folder", "{tmp}/mixed"),
     "data-dir: {tmp}/parted/test/eel/1.png is of a class that train/ does not show; rename or "

@@ -236,6 +236,30 @@ def test_other_peoples_apps_work_without_profiles_or_packs() -> None:
     assert list(arrays) == list(start)
 
 
+def test_a_node_that_does_not_know_the_wire_dtype_is_left_out() -> None:
+    """Node 2 of three knows fp16."""
+    app = adding_app()
+    mixed = ClientApp()
+    mixed.train()(lambda m, c: app(m, c))
+    mixed.evaluate()(lambda m, c: app(m, c))
+
+    @mixed.query()
+    def profile(message: Message, context: Context) -> Message:
+        dtypes = ("fp32", "fp16") if context.node_id == 2 else ("fp32",)
+        record = Profile(context.node_id, str(context.node_id), "small", 1, dtypes).to_record()
+        return Message(RecordDict({PROFILE: record}), reply_to=message)
+
+    strategy = AdapterFedAvg(
+        min_available_nodes=1,
+        fraction_evaluate=0.0,
+        wire_dtype="fp16",
+        planner=DepthPlanner(parse_tiers(TIERS, 3), ("shared", "block1", "block2")),
+    )
+    grid = InProcessGrid(mixed, 3, {})
+    messages = strategy.configure_train(1, plain_record(BANK), ConfigRecord(), grid)
+    assert [message.metadata.dst_node_id for message in messages] == [2]
+
+
 def test_a_query_that_fails_everywhere_ends_in_the_nodes_sentence() -> None:
     app = ClientApp()
 

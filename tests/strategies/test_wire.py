@@ -7,6 +7,7 @@ from flwr.common.serde import recorddict_to_proto
 
 from strategies import Layout, StrategyError, plain_record, read_array, record_bytes
 from strategies.bank import Bank
+from strategies.wire import write_array
 
 TENSORS = {
     "shared.token": np.array([[1, 2]], np.float32),
@@ -49,6 +50,15 @@ def test_reading_is_a_view_of_the_buffer() -> None:
     np.testing.assert_array_equal(values, [[0, 1, 2], [3, 4, 5]])
     assert not values.flags.writeable
     assert np.shares_memory(values, np.frombuffer(array.data, np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0, 4)])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64", "int64", "uint8"])
+def test_writing_gives_flowers_own_bytes(shape: tuple[int, ...], dtype: str) -> None:
+    values = np.arange(np.prod(shape), dtype=dtype).reshape(shape)
+    mine, flowers = write_array(values), Array(values)
+    assert (mine.dtype, mine.shape, mine.stype) == (flowers.dtype, flowers.shape, flowers.stype)
+    assert mine.data == flowers.data
 
 
 def test_reading_follows_fortran_order() -> None:

@@ -1,0 +1,122 @@
+"""Cost of a training step, as a multiple of a no-grad forward pass of the same blocks.
+
+``python benchmarks/step.py [--backbone NAME --image-size S] [--batch B] [--threads T]``
+
+A step is what a client runs: forward, loss over its exits, backward, clipping, AdamW. With frozen
+weights the backward pass through a block costs one forward pass, so the limits are 1 for frozen
+exits (no backward at all) and 2 for the accumulator (its gradient crosses every block). Without
+`--backbone` a ViT-Tiny/16 at 224 px is measured; its speed does not depend on its weights, so they
+are random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from models import AdapterModel, Backbone, build_model, load_backbone
+
+VIT_TINY = "ViT-Tiny/16"
+LIMITS = {"exits": 1.1, "accumulator": 2.4}
+CLASSES = 100
+
+
+def vit_tiny() -> Backbone:
+    """Save a ViT-Tiny/16 with random weights and load it as any backbone."""
+    sizes = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
+    with tempfile.TemporaryDirectory() as folder:
+        ViTModel(ViTConfig(**sizes), add_pooling_layer=False).save_pretrained(folder)
+        ViTImageProcessor().save_pretrained(folder)
+        return load_backbone(folder)
+
+
+def forward_blocks(backbone: Backbone, images: Tensor, depth: int) -> Tensor:
+    """Run the first `depth` frozen blocks without recording anything."""
+    with torch.no_grad():
+        tokens = backbone.embed(images)
+        for block in list(backbone.blocks)[:depth]:
+            tokens = block(tokens)
+    return tokens
+
+
+def make_step(
+    model: AdapterModel, images: Tensor, labels: Tensor, depth: int
+) -> Callable[[], None]:
+    """Return a function that trains one step, as client_app/training.py does."""
+    model.set_trained(list(model.units))
+    parameters = list(model.adapter_parameters().values())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model.loss(model(images, depth), labels).backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+    return step
+
+
+def compare(
+    baseline: Callable[[], object], subject: Callable[[], object], rounds: int
+) -> tuple[float, float]:
+    """Return the median seconds of the baseline and of the ratio; the two alternate."""
+    times, ratios = [], []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        baseline()
+        middle = time.perf_counter()
+        subject()
+        times.append(middle - start)
+        ratios.append((time.perf_counter() - middle) / times[-1])
+    return statistics.median(times), statistics.median(ratios)
+
+
+def main() -> int:
+    """Print a table; exit with 1 when a ratio is above its limit at full depth."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--backbone", default=VIT_TINY)
+    parser.add_argument("--image-size", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.backbone == VIT_TINY:
+        backbone = vit_tiny()
+    else:
+        backbone = load_backbone(options.backbone, options.image_size)
+    side = backbone.image_size
+    images = torch.randn(options.batch, 3, side, side)
+    labels = torch.randint(0, CLASSES, (options.batch,))
+    exits = tuple(range(backbone.depth // 4, backbone.depth + 1, backbone.depth // 4))
+    print(f"{options.backbone}, {side} px, batch {options.batch}, {options.threads} threads")
+    print(f"{'method':<14}{'depth':>6}{'forward ms':>12}{'step / forward':>16}{'limit':>8}")
+    failed = False
+    for method, limit in LIMITS.items():
+        model = build_model(method, backbone, exits, CLASSES)
+        for depth in exits:
+            step = make_step(model, images, labels, depth)
+            step()
+            seconds, ratio = compare(
+                lambda d=depth: forward_blocks(backbone, images, d), step, options.rounds
+            )
+            failed |= ratio > limit and depth == backbone.depth
+            print(f"{method:<14}{depth:>6}{1000 * seconds:>12.1f}{ratio:>16.2f}{limit:>8}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
