@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -34,9 +35,9 @@ CLASSES = 100
 
 def vit_tiny() -> Backbone:
     """Save a ViT-Tiny/16 with random weights and load it as any backbone."""
-    sizes = {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768}
+    config = ViTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768)
     with tempfile.TemporaryDirectory() as folder:
-        ViTModel(ViTConfig(**sizes), add_pooling_layer=False).save_pretrained(folder)
+        ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
         ViTImageProcessor().save_pretrained(folder)
         return load_backbone(folder)
 
@@ -110,9 +111,8 @@ def main() -> int:
         for depth in exits:
             step = make_step(model, images, labels, depth)
             step()
-            seconds, ratio = compare(
-                lambda d=depth: forward_blocks(backbone, images, d), step, options.rounds
-            )
+            forward = partial(forward_blocks, backbone, images, depth)
+            seconds, ratio = compare(forward, step, options.rounds)
             failed |= ratio > limit and depth == backbone.depth
             print(f"{method:<14}{depth:>6}{1000 * seconds:>12.1f}{ratio:>16.2f}{limit:>8}")
     return int(failed)

@@ -76,7 +76,8 @@ def main() -> int:
     asked = list(strategy.configure_train(1, plain_record(start), ConfigRecord(), grid))
     assert strategy.bank is not None
     layout, dtype = strategy.bank.layout, np.dtype(np.float32)
-    usual, packed = [], []
+    usual: list[Message] = []
+    packed: list[Message] = []
     for number, message in enumerate(asked):
         tensors = {key: value + generator.normal() for key, value in start.items()}
         tensors = {key: value.astype(np.float32) for key, value in tensors.items()}

@@ -148,7 +148,7 @@ class NodeRegistry:
         for reply in grid.send_and_receive(messages, timeout=timeout):
             node_id = reply.metadata.src_node_id
             if reply.has_error():
-                reasons[node_id] = reply.error.reason
+                reasons[node_id] = reply.error.reason or "it gave no reason"
                 continue
             record = reply.content.config_records.get(PROFILE, ConfigRecord())
             profile = self.profiles[node_id] = Profile.from_record(node_id, record)

@@ -28,7 +28,7 @@ def read_metrics(reply: Message) -> dict[str, float]:
         When the node answered with an error, or without metrics.
     """
     if reply.has_error():
-        raise StrategyError(reply.error.reason)
+        raise StrategyError(reply.error.reason or "it answered with an error")
     records = [record for record in reply.content.values() if isinstance(record, MetricRecord)]
     if len(records) != 1:
         raise StrategyError(f"it holds {len(records)} MetricRecords, expected one")

@@ -14,13 +14,14 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
 
 from .errors import StrategyError
 
-WIRE_DTYPES = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
+WIRE_DTYPES: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 Vectors = dict[str, np.ndarray]
 
 
