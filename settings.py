@@ -92,7 +92,13 @@ class Settings:
     optimizer: str = setting(
         "adamw", "The clients' optimiser.", choices=("sgd", "momentum", "adamw")
     )
-    learning_rate: float = setting(0.003, "The clients' learning rate in round 1.", above=0)
+    learning_rate: float = setting(0.002, "The clients' learning rate in round 1.", above=0)
+    head_rate: float = setting(
+        10.0,
+        "How many times faster the heads learn, which start from nothing, than what modulates the "
+        "pass.",
+        above=0,
+    )
     schedule: str = setting(
         "cosine", "Learning rate over the rounds.", choices=("constant", "cosine")
     )
@@ -170,7 +176,7 @@ class Settings:
 
     def method_options(self) -> dict[str, Any]:
         """Return the settings named after the method, as its keyword arguments."""
-        prefix = f"{self.method}_"
+        prefix = f"{self.method.replace('-', '_')}_"
         return {
             spec.name.removeprefix(prefix): getattr(self, spec.name)
             for spec in fields(self)

@@ -99,19 +99,19 @@ def _load(
     message: Message, node: LocalNode, settings: Settings
 ) -> tuple[AdapterModel, Layout, int]:
     """Put the message's adapters into the process's model; return it, its layout and the depth."""
-    model = get_model(settings, node.num_classes)
+    model, config = get_model(settings, node.num_classes), _config(message)
     layout = get_layout(model)
-    if layout.fingerprint() != _config(message)["layout"]:
+    if layout.fingerprint() != config["layout"]:
         raise SettingsError(
             "the server's adapters are others than this node's: both need the same method, "
             f"backbone and classes (here {node.num_classes}; set classes to name them)."
         )
     dtype = WIRE_DTYPES[settings.wire_dtype]
-    for name in ("arrays", FROZEN):
-        if name in message.content.array_records:
-            vectors = layout.read(message.content.array_records[name], lambda _: dtype)
-            model.load_adapters(layout.split(vectors))
-    return model, layout, int(_config(message)["depth"])
+    packs = dict(message.content.array_records["arrays"].items())
+    frozen = {k.removeprefix(FROZEN): v for k, v in config.items() if k.startswith(FROZEN)}
+    vectors = layout.read(packs | frozen, lambda _: dtype)
+    model.load_adapters(layout.split(vectors))
+    return model, layout, int(config["depth"])
 
 
 def create_client_app(mods: Sequence[Any] = ()) -> ClientApp:

@@ -50,9 +50,22 @@ def learning_rate(settings: Settings, server_round: int) -> float:
 
 
 def make_optimizer(
-    settings: Settings, parameters: list[nn.Parameter], rate: float
+    settings: Settings, trained: dict[str, nn.Parameter], rate: float
 ) -> torch.optim.Optimizer:
-    """Build the optimiser; it starts afresh in every round, as clients keep no state."""
+    """Build the optimiser; it starts afresh in every round, as clients keep no state.
+
+    Heads (``<unit>.head...``) have a learning rate of their own: what modulates the frozen pass
+    diverges at the rates that a fresh linear layer needs to learn in a few steps.
+    """
+    heads = {key for key in trained if key.split(".")[1] == "head"}
+    groups = [
+        {
+            "params": [trained[key] for key in trained if key in heads],
+            "lr": rate * settings.head_rate,
+        },
+        {"params": [trained[key] for key in trained if key not in heads], "lr": rate},
+    ]
+    parameters = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(
             parameters, lr=rate, weight_decay=settings.weight_decay, fused=True
@@ -98,7 +111,7 @@ def train_locally(
     trained = {k: p for k, p in model.adapter_parameters().items() if p.requires_grad}
     before = {key: parameter.detach().clone() for key, parameter in trained.items()}
     parameters = list(trained.values())
-    optimizer = make_optimizer(settings, parameters, learning_rate(settings, server_round))
+    optimizer = make_optimizer(settings, trained, learning_rate(settings, server_round))
     seed = client_seed(settings, server_round, client_key)
     generator = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):

@@ -220,8 +220,8 @@ def _builtin_folder() -> Path:
         if (folder / WEIGHTS).is_file():
             return folder
     raise ModelError(
-        "backbone: the built-in weights are not installed; install the package on this machine "
-        "(pip install fedgraft), or set backbone to a folder or a hub id."
+        "backbone: the built-in weights are not on this machine; install the package here (pip "
+        "install . in its folder), or set backbone to a folder or a hub id."
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
-from logging import ERROR
+from logging import ERROR, WARNING
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors.numpy import save_file
 
 from client_app.app import EVALUATION_BATCH, USER_ERRORS
 from client_app.training import batches
+from data import DataError
 from models import AdapterModel, evaluate_exits
 from server_app.checkpoint import Checkpoints, read_checkpoint
 from server_app.history import History, Row, read_rows, summarise
@@ -74,12 +76,7 @@ def run(grid: Grid, settings: Settings, callbacks: Sequence[Callback] = ()) -> R
         strategy.completed_rounds = checkpoint.server_round
     initial = model.adapter_arrays()
     evaluate = central_evaluation(settings, model)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(
-            f"output-dir: {output} cannot be made ({error.strerror}); give another folder."
-        ) from None
+    prepare_folder(output, keep=bool(checkpoint) and output == Path(settings.resume).resolve())
     (output / "settings.toml").write_text(settings.to_toml())
     history = History(output)
     history.begin(
@@ -103,6 +100,24 @@ def run(grid: Grid, settings: Settings, callbacks: Sequence[Callback] = ()) -> R
     write_report(output)
     print_summary(summary, str(output))
     return summary
+
+
+def prepare_folder(output: Path, *, keep: bool) -> None:
+    """Make the output folder; an earlier run there is moved aside, unless it is continued."""
+    try:
+        if (output / "checkpoint").is_dir() and not keep:
+            aside = next(
+                path
+                for number in itertools.count(1)
+                if not (path := output.with_name(f"{output.name}-{number}")).exists()
+            )
+            output.rename(aside)
+            print(f"The earlier run in {output} is now in {aside}.")
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"output-dir: {output} cannot be made ({error.strerror}); give another folder."
+        ) from None
 
 
 def make_strategy(settings: Settings, model: AdapterModel) -> AdapterFedAvg:
@@ -132,9 +147,13 @@ def central_evaluation(
     settings: Settings, model: AdapterModel
 ) -> Callable[[int, ArrayRecord], MetricRecord | None] | None:
     """Return Flower's evaluate_fn on the central test set; None where the server has no data."""
-    if settings.classes and settings.dataset == "folder" and not settings.data_dir:
+    try:
+        source = get_source(settings, settings.data_dir)
+    except DataError as error:
+        if not settings.classes or settings.data_dir:
+            raise
+        log(WARNING, "No central evaluation, as the server has no data of its own: %s", error)
         return None
-    source = get_source(settings, settings.data_dir)
     test, transform = source.test, get_transform(settings, source, training=False)
     if test is None:
         return None

@@ -138,7 +138,7 @@ def summarise(
             },
             **({"mean": central["accuracy-mean"]} if central else {}),
         },
-        "client-accuracy": _client_accuracy(clients),
+        "client-accuracy": _client_accuracy(clients, list(trainable)),
         "bytes": {
             "up": sum(row["bytes-up"] for row in trained),
             "down": sum(row["bytes-down"] for row in trained),
@@ -159,15 +159,15 @@ def last_evaluation(clients: list[Row]) -> list[Row]:
     return [row for row in rows if row["round"] == last]
 
 
-def _client_accuracy(clients: list[Row]) -> dict[str, float]:
-    """Mean, worst decile and mean per tier of the clients' last accuracies."""
+def _client_accuracy(clients: list[Row], tiers: list[str]) -> dict[str, float]:
+    """Mean, worst decile and mean per tier, in order, of the clients' last accuracies."""
     rows = last_evaluation(clients)
     if not rows:
         return {}
     values = sorted(row["accuracy"] for row in rows)
-    tiers = sorted({row["tier"] for row in rows})
+    of_tier = {tier: [row["accuracy"] for row in rows if row["tier"] == tier] for tier in tiers}
     return {
         "mean": mean(values),
         "worst-decile": mean(values[: max(1, len(values) // 10)]),
-        **{tier: mean(row["accuracy"] for row in rows if row["tier"] == tier) for tier in tiers},
+        **{tier: mean(found) for tier, found in of_tier.items() if found},
     }

@@ -220,19 +220,23 @@ class AdapterFedAvg(FedAvg):
         """Make one message per node, each with a content of its own; note who was asked."""
         messages = []
         for profile in chosen:
-            plan = self.planner(profile.tier, self.report.server_round) if self.planner else None
-            fields = ConfigRecord({**config, "server-round": self.report.server_round})
+            row = ClientRow(profile.client_key, profile.tier, message_type)
+            self.report.clients.append(row)
+            plan = None
+            try:
+                if self.planner is not None:
+                    plan = self.planner(profile.tier, self.report.server_round)
+            except StrategyError as error:
+                self._refuse(row, str(error))
+                continue
             content = bank.content(
                 plan,
-                fields,
+                ConfigRecord({**config, "server-round": self.report.server_round}),
                 training=message_type == MessageType.TRAIN,
                 array_key=self.arrayrecord_key,
                 config_key=self.configrecord_key,
             )
-            row = ClientRow(
-                profile.client_key, profile.tier, message_type, bytes_down=record_bytes(content)
-            )
-            self.report.clients.append(row)
+            row.bytes_down = record_bytes(content)
             self._asked[profile.node_id] = row, plan
             messages.append(Message(content, profile.node_id, message_type))
         return messages
@@ -333,9 +337,9 @@ class AdapterFedAvg(FedAvg):
         row.refused = reason
         log(
             WARNING,
-            "Round %d: the %s reply of client '%s' is not used: %s.",
+            "Round %d: client '%s' does not count (%s): %s.",
             self.report.server_round,
-            row.phase,
             row.client_key,
+            row.phase,
             reason.rstrip("."),
         )

@@ -19,8 +19,8 @@ class HolderMean:
     layout : Layout
     row_keys : Iterable[str]
         Tensors whose first axis counts blocks (row b belongs to block b, row 0 to all), such as
-        depth embeddings. A client of depth d owns rows 0 to d; averaging its untrained rows as
-        well would be a vote for no change (methods of ReeFL's code; pass no keys for that form).
+        depth embeddings. A client of depth d owns rows 0 to d. Without the key its other rows,
+        which it returns unchanged, count as votes for no change; ReeFL's code averages so.
     """
 
     def __init__(self, layout: Layout, row_keys: Iterable[str] = ()) -> None:

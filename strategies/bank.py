@@ -10,8 +10,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from .plans import Plan
 from .wire import WIRE_DTYPES, Layout, Vectors, plain_record
 
-# The record of units that travel to the client only, beside that of the trained ones.
-FROZEN = "frozen"
+# Prefix of the config keys under which units travel that go to the client only.
+FROZEN = "frozen."
 
 
 class Bank:
@@ -85,14 +85,14 @@ class Bank:
     ) -> RecordDict:
         """Make the content of a message: the units of the plan (None: all), and the config.
 
-        The trained units stand alone in the record `array_key`, which is what Flower's mods
-        expect; an evaluation has all its units there.
+        Trained units are the Arrays of the record `array_key`; in an evaluation all units are.
+        Frozen ones travel as bytes in the config, since Flower's client mods want exactly one
+        ArrayRecord, with the keys of the reply.
         """
-        if plan is None:
-            return RecordDict({array_key: self.arrays(self.layout.units), config_key: config})
-        config.update({"depth": plan.depth, "layout": self.layout.fingerprint()})
-        content = RecordDict({array_key: self.arrays(plan.trained if training else plan.units)})
-        if training and plan.frozen:
-            content[FROZEN] = self.arrays(plan.frozen)
-        content[config_key] = config
-        return content
+        units = self.layout.units if plan is None else plan.trained if training else plan.units
+        if plan is not None:
+            config.update({"depth": plan.depth, "layout": self.layout.fingerprint()})
+        if plan is not None and training:
+            frozen = self.arrays(plan.frozen)
+            config.update({f"{FROZEN}{unit}": array.data for unit, array in frozen.items()})
+        return RecordDict({array_key: self.arrays(units), config_key: config})

@@ -52,20 +52,21 @@ class Profile:
         )
 
     @classmethod
-    def from_record(cls, node_id: int, record: ConfigRecord) -> Profile:
+    def from_reply(cls, reply: Message) -> Profile:
         """Read an answer; raises StrategyError for anything but the form of `to_record`."""
-        key, tier = record.get("client-key"), record.get("tier")
-        examples, dtypes = record.get("num-examples"), record.get("dtypes")
+        record = reply.content.get(PROFILE)
+        values = dict(record.items()) if isinstance(record, ConfigRecord) else {}
+        key, tier = values.get("client-key"), values.get("tier")
+        examples, dtypes = values.get("num-examples"), values.get("dtypes")
         if not (
             isinstance(key, str)
             and isinstance(tier, str)
             and isinstance(examples, int)
             and isinstance(dtypes, list)
         ):
-            raise StrategyError(
-                f"node {node_id} sent a profile that cannot be read; its app is another version."
-            )
-        return cls(node_id, key, tier, examples, tuple(str(dtype) for dtype in dtypes))
+            raise StrategyError("its profile cannot be read; its app is another version")
+        known = tuple(str(dtype) for dtype in dtypes)
+        return cls(reply.metadata.src_node_id, key, tier, examples, known)
 
 
 class NodeRegistry:
@@ -84,6 +85,7 @@ class NodeRegistry:
         self.ask = ask
         self.wire_dtype = wire_dtype
         self.profiles: dict[int, Profile] = {}
+        self._asked: dict[int, float] = {}
 
     def wait_for(self, grid: Grid, minimum: int, timeout: float) -> list[Profile]:
         """Wait until `minimum` nodes are online and known; return all, by client key.
@@ -112,7 +114,9 @@ class NodeRegistry:
     def _online(self, grid: Grid, timeout: float) -> list[Profile]:
         """Return the profiles of the nodes that are online, sorted by client key."""
         node_ids = sorted(grid.get_node_ids())
-        new = [node_id for node_id in node_ids if node_id not in self.profiles]
+        # A node that gave no profile is asked again, but not every second of a wait.
+        since = time.monotonic() - NOTICE_SECONDS
+        new = [n for n in node_ids if n not in self.profiles and self._asked.get(n, since) <= since]
         if new and self.ask:
             self._query(grid, new, timeout)
         elif new:
@@ -144,14 +148,19 @@ class NodeRegistry:
             )
             for node_id in node_ids
         ]
+        self._asked.update(dict.fromkeys(node_ids, time.monotonic()))
         reasons: dict[int, str] = {}
         for reply in grid.send_and_receive(messages, timeout=timeout):
             node_id = reply.metadata.src_node_id
             if reply.has_error():
                 reasons[node_id] = reply.error.reason or "it gave no reason"
                 continue
-            record = reply.content.config_records.get(PROFILE, ConfigRecord())
-            profile = self.profiles[node_id] = Profile.from_record(node_id, record)
+            try:
+                profile = Profile.from_reply(reply)
+            except StrategyError as error:
+                reasons[node_id] = str(error)
+                continue
+            self.profiles[node_id] = profile
             if self.wire_dtype not in profile.dtypes:
                 log(
                     WARNING,

@@ -101,7 +101,9 @@ class Layout:
         """Make the Array of a unit, in the dtype of the wire."""
         return write_array(vector.astype(dtype, copy=False).reshape(self.array_shape(unit)))
 
-    def read(self, record: Mapping[str, Array], dtype: Callable[[str], np.dtype]) -> Vectors:
+    def read(
+        self, record: Mapping[str, Array | bytes], dtype: Callable[[str], np.dtype]
+    ) -> Vectors:
         """Read packs back as flat vectors, without a copy; `dtype` tells a unit's on the wire.
 
         Raises
@@ -153,8 +155,8 @@ def _parse_header(header: bytes) -> tuple[np.dtype, tuple[int, ...]] | None:
     return None if fortran_order or dtype.hasobject else (dtype, shape)
 
 
-def read_array(array: Array) -> np.ndarray:
-    """View the values of an Array in its own buffer, read-only; never a pickle.
+def read_array(array: Array | bytes) -> np.ndarray:
+    """View the values of an Array, or of its bytes, in place and read-only; never a pickle.
 
     Flower's `Array.numpy` copies and parses the header every time; the same few headers come with
     every reply, so they are remembered.
@@ -164,12 +166,12 @@ def read_array(array: Array) -> np.ndarray:
     StrategyError
         When the buffer is no npy data.
     """
-    data = array.data
+    data = array if isinstance(array, bytes) else array.data
     try:
         end = 10 + int.from_bytes(data[8:10], "little")
         parsed = _parse_header(data[:end])
         if parsed is None:
-            return array.numpy()
+            return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
         dtype, shape = parsed
         return np.frombuffer(data, dtype, math.prod(shape), offset=end).reshape(shape)
     except (ValueError, TypeError, SyntaxError) as error:

@@ -64,10 +64,11 @@ MISTAKES = {
 
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_mistake_ends_in_one_sentence(
-    case: str, tiny_vit: Path, capfd: pytest.CaptureFixture[str]
+    case: str, tiny_vit: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     arguments, sentence = MISTAKES[case]
-    assert main([a.format(vit=tiny_vit) for a in arguments]) == 2
+    given = [a.format(vit=tiny_vit) for a in arguments]
+    assert main([f"output-dir={tmp_path}", *given]) == 2
     printed = capfd.readouterr()
     assert sentence in printed.err
     assert printed.err.startswith("error: ")

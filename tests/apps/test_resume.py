@@ -69,9 +69,9 @@ def test_a_killed_process_loses_at_most_the_current_round(
     run_app: RunApp, tiny_vit: Path, tmp_path: Path
 ) -> None:
     """SIGKILL at an arbitrary moment after the second checkpoint; then resume in that folder."""
-    rounds = 60
+    rounds = 25
     output = tmp_path / "killed"
-    settings = {**SMALL, "backbone": str(tiny_vit), "rounds": rounds, "evaluate-every": 50}
+    settings = {**SMALL, "backbone": str(tiny_vit), "rounds": rounds, "evaluate-every": 25}
     command = [sys.executable, "run_simulation.py", f"output-dir={output}"]
     process = subprocess.Popen(
         [*command, *(f"{key}={value}" for key, value in settings.items())],
@@ -92,10 +92,19 @@ def test_a_killed_process_loses_at_most_the_current_round(
     assert 2 <= reached < rounds
     logged = (output / "metrics.jsonl").read_text().splitlines()
     assert len(logged) - 1 - reached in (0, 1)
-    resumed = run_app("killed", rounds=rounds, evaluate_every=50, resume=str(output))
-    whole = run_app("whole", rounds=rounds, evaluate_every=50)
+    resumed = run_app("killed", rounds=rounds, evaluate_every=25, resume=str(output))
+    whole = run_app("whole", rounds=rounds, evaluate_every=25)
     for key, value in whole.bank().items():
         assert resumed.bank()[key].tobytes() == value.tobytes()
+
+
+def test_a_new_run_moves_an_earlier_one_aside(run_app: RunApp) -> None:
+    first = run_app("same", method="exits", rounds=3)
+    second = run_app("same", method="exits", rounds=1)
+    aside = second.output.with_name("same-1")
+    assert Run(aside).summary == first.summary
+    assert [f.name for f in (second.output / "checkpoint").iterdir()] == ["round-00001"]
+    assert len(list((aside / "checkpoint").iterdir())) == 2
 
 
 def test_other_settings_are_refused_with_the_difference(run_app: RunApp) -> None:

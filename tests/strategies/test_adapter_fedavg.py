@@ -15,6 +15,7 @@ from flwr.app import (
     RecordDict,
 )
 from flwr.clientapp import ClientApp
+from flwr.clientapp.mod import fixedclipping_mod
 
 from server_app.inprocess import InProcessGrid
 from strategies import (
@@ -28,6 +29,7 @@ from strategies import (
     StrategyError,
     parse_tiers,
     plain_record,
+    read_array,
 )
 
 BANK = {
@@ -104,22 +106,25 @@ def test_units_are_averaged_over_holders_and_the_rest_stays() -> None:
 
 
 def test_frozen_units_travel_down_only_and_apart() -> None:
+    """In the config: Flower's client mods want one ArrayRecord with the reply's keys."""
     seen: dict[int, RecordDict] = {}
 
     def spy(message: Message, context: Context, call_next: Any) -> Message:
-        if message.metadata.message_type == "train":
-            seen[int(context.node_config["partition-id"])] = message.content
+        seen[int(context.node_config["partition-id"])] = message.content
         return call_next(message, context)
 
     app = adding_app()
-    spied = ClientApp(mods=[spy])
+    spied = ClientApp()
     spied.query()(lambda m, c: app(m, c))
-    spied.train()(lambda m, c: app(m, c))
+    spied.train(mods=[spy])(lambda m, c: app(m, c))
     spied.evaluate()(lambda m, c: app(m, c))
     run(spied)
-    assert list(seen[0].array_records) == ["arrays"]
+    assert list(seen[1].array_records) == ["arrays"]
     assert list(seen[1]["arrays"]) == ["shared", "block2"]
-    assert list(seen[1][FROZEN]) == ["block1"]
+    frozen = {k: v for k, v in seen[1]["config"].items() if k.startswith(FROZEN)}
+    assert list(frozen) == [f"{FROZEN}block1"]
+    assert read_array(frozen[f"{FROZEN}block1"]).tolist() == [10]
+    assert not any(key.startswith(FROZEN) for key in seen[0]["config"])
 
 
 def test_an_evaluation_gets_all_units_of_the_tier() -> None:
@@ -290,16 +295,13 @@ def test_two_nodes_with_one_client_key_count_once() -> None:
     assert len([row for row in recorder.reports[0].clients if row.phase == "train"]) == 1
 
 
-def test_a_mod_of_flower_sees_one_array_record_with_the_replys_keys() -> None:
-    """Client-side clipping of flwr runs unchanged on packs: the update's norm is cut to 0.1."""
-    from flwr.clientapp.mod import fixedclipping_mod
-
+def test_a_mod_of_flower_works_on_packs_beside_frozen_units() -> None:
+    """Client-side clipping of flwr: the update's norm is cut to 0.1 on a tier with frozen units."""
     app = adding_app()
-    clipped = ClientApp(mods=[])
+    clipped = ClientApp()
     clipped.query()(lambda m, c: app(m, c))
     clipped.train(mods=[fixedclipping_mod])(lambda m, c: app(m, c))
-    clipped.evaluate()(lambda m, c: app(m, c))
-    tiers = parse_tiers(TIERS, 3)
+    tiers = parse_tiers("small depth=2 trained=1 share=1", 3)
     strategy = AdapterFedAvg(
         min_available_nodes=1,
         min_train_nodes=1,
@@ -314,3 +316,34 @@ def test_a_mod_of_flower_sees_one_array_record_with_the_replys_keys() -> None:
         [np.ravel(result.arrays[key].numpy() - value) for key, value in BANK.items()]
     )
     assert np.linalg.norm(moved) == pytest.approx(0.1, rel=1e-4)
+
+
+def test_a_node_of_an_unknown_tier_is_refused_and_the_round_goes_on() -> None:
+    """Client 1 is "large", which these tiers do not have."""
+    planner = DepthPlanner(parse_tiers("small depth=1 share=1", 3), ("shared", "block1"))
+    bank, reports = run(adding_app(), planner=planner)
+    refused = {row.client_key: row.refused for row in reports[0].clients if row.refused}
+    assert list(refused) == ["1"]
+    assert "'large', which is no tier; the tiers are small" in refused["1"]
+    assert bank["shared.token"].tolist() == [2, 3]
+
+
+def test_a_profile_that_cannot_be_read_leaves_the_node_out() -> None:
+    app = adding_app()
+    odd = ClientApp()
+    odd.train()(lambda m, c: app(m, c))
+    odd.evaluate()(lambda m, c: app(m, c))
+
+    @odd.query()
+    def profile(message: Message, context: Context) -> Message:
+        if context.node_config["partition-id"] == 0:
+            return app(message, context)
+        return Message(RecordDict({PROFILE: ConfigRecord({"name": 3})}), reply_to=message)
+
+    strategy = AdapterFedAvg(
+        min_available_nodes=1,
+        planner=DepthPlanner(parse_tiers("small depth=1 share=1", 3), ("shared", "block1")),
+    )
+    grid = InProcessGrid(odd, 2, {})
+    messages = strategy.configure_train(1, plain_record(BANK), ConfigRecord(), grid)
+    assert [message.metadata.dst_node_id for message in messages] == [1]
