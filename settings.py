@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -160,7 +161,12 @@ class Settings:
     client_cpus: int = setting(
         1, "CPU cores per client: threads in-process, resources of a Ray actor.", minimum=1
     )
-    seed: int = setting(0, "Seed of partition, tiers, adapters, sampling and training.", minimum=0)
+    seed: int = setting(
+        0,
+        "Seed of partition, tiers, adapters, sampling and training.",
+        minimum=0,
+        maximum=2**32 - 1,
+    )
     output_dir: str = setting("runs/latest", "Where the results go; made if it is missing.")
     resume: str = setting("", "Output folder of a run to continue from its last checkpoint.")
 
@@ -172,6 +178,12 @@ class Settings:
             raise SettingsError(
                 f"clients-per-round: {self.clients_per_round} is more than the num-clients of "
                 f"{self.num_clients}; lower it, or raise num-clients."
+            )
+
+        if self.min_replies > self.clients_per_round:
+            raise SettingsError(
+                f"min-replies: {self.min_replies} can never come from the clients-per-round of "
+                f"{self.clients_per_round}; lower it."
             )
 
     def method_options(self) -> dict[str, Any]:
@@ -215,11 +227,17 @@ class Settings:
 def load_toml(path: str | Path) -> dict[str, Any]:
     """Read a settings file (``configs/*.toml``): flat keys and values."""
     try:
-        return tomllib.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise SettingsError(f"there is no settings file {path}; configs/ holds examples.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = tomllib.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        if not isinstance(error, tomllib.TOMLDecodeError | UnicodeDecodeError):
+            raise SettingsError(
+                f"there is no settings file {path}; configs/ holds examples."
+            ) from None
         raise SettingsError(f"{path} is no TOML file: {error}.") from None
+    table = next((key for key, value in values.items() if isinstance(value, dict)), None)
+    if table is not None:
+        raise SettingsError(f"{path}: '{table}' is a table; settings are plain key = value lines.")
+    return values
 
 
 def _convert(key: str, value: Any, kind: type) -> Any:
@@ -250,6 +268,8 @@ def _check(key: str, value: Any, spec: Mapping[str, Any]) -> None:
         raise SettingsError(f"{key}: '{value}' is not one of {valid}.{hint}")
     if isinstance(value, str):
         return
+    if not math.isfinite(value):
+        raise SettingsError(f"{key}: {value} is not a finite number.")
     if spec["above"] is not None and not value > spec["above"]:
         raise SettingsError(f"{key}: {value} must be above {spec['above']}.")
     if spec["minimum"] is not None and not value >= spec["minimum"]:

@@ -54,7 +54,12 @@ def local_node(context: Context, settings: Settings) -> LocalNode:
         key = str(config.get("client-key", context.node_id))
     elif "partition-id" in config:
         source = get_source(settings, settings.data_dir)
-        number, total = int(config["partition-id"]), int(config["num-partitions"])
+        number, total = int(config["partition-id"]), int(config.get("num-partitions", 0))
+        if not 0 <= number < total:
+            raise SettingsError(
+                f"this node's partition-id is {number} of {total} num-partitions; give it both in "
+                "--node-config, and count from 0."
+            )
         indices = _partitions(source, settings, total)[number]
         train, test = _split(source.train.subset(indices), settings, number)
         key = str(config.get("client-key", number))

@@ -170,6 +170,8 @@ def _from_pretrained(source: str, name: str) -> Any:
 
     folder = Path(source).expanduser()
     # A hub id has the form "owner/model"; everything else that holds a separator is a path.
+    if not source:
+        raise ModelError(f"backbone: give a folder, a hub id or '{BUILTIN}'.")
     looks_like_path = source.startswith((".", "~", os.sep)) or source.count("/") > 1
     if looks_like_path and not (folder / "config.json").is_file():
         raise ModelError(

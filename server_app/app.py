@@ -66,7 +66,8 @@ def run(grid: Grid, settings: Settings, callbacks: Sequence[Callback] = ()) -> R
         Further hooks, called after the app's own.
     """
     output = Path(settings.output_dir).expanduser().resolve()
-    checkpoint = read_checkpoint(settings.resume, settings) if settings.resume else None
+    resumed = Path(settings.resume).expanduser().resolve() if settings.resume else None
+    checkpoint = read_checkpoint(resumed, settings) if resumed else None
     names = class_names(settings)
     model = make_model(settings, len(names))
     strategy = make_strategy(settings, model)
@@ -76,12 +77,10 @@ def run(grid: Grid, settings: Settings, callbacks: Sequence[Callback] = ()) -> R
         strategy.completed_rounds = checkpoint.server_round
     initial = model.adapter_arrays()
     evaluate = central_evaluation(settings, model)
-    prepare_folder(output, keep=bool(checkpoint) and output == Path(settings.resume).resolve())
+    prepare_folder(output, keep=output == resumed)
     (output / "settings.toml").write_text(settings.to_toml())
     history = History(output)
-    history.begin(
-        Path(settings.resume).expanduser() if checkpoint else None, strategy.completed_rounds
-    )
+    history.begin(resumed, strategy.completed_rounds)
     strategy.callbacks += [
         history,
         Checkpoints(settings, output),

@@ -65,8 +65,10 @@ class Checkpoints(Callback):
         _flush(beside)
         shutil.rmtree(final, ignore_errors=True)
         os.rename(beside, final)
-        for old in sorted(self.folder.glob("round-*"))[:-KEPT]:
-            shutil.rmtree(old)
+        oldest = server_round - (KEPT - 1) * self.settings.checkpoint_every
+        for other in self.folder.glob("round-*"):
+            if int(other.name.removeprefix("round-")) < oldest:
+                shutil.rmtree(other)
 
 
 def _flush(folder: Path) -> None:
@@ -77,7 +79,7 @@ def _flush(folder: Path) -> None:
         os.close(handle)
 
 
-def read_checkpoint(run: str, settings: Settings) -> Checkpoint:
+def read_checkpoint(run: Path, settings: Settings) -> Checkpoint:
     """Read the last checkpoint of a run's output folder.
 
     Raises
@@ -85,7 +87,7 @@ def read_checkpoint(run: str, settings: Settings) -> Checkpoint:
     SettingsError
         When there is none, it is not ours, or it was written with other settings.
     """
-    folders = sorted((Path(run).expanduser() / "checkpoint").glob("round-*"))
+    folders = sorted((run / "checkpoint").glob("round-*"))
     if not folders:
         raise SettingsError(
             f"resume: there is no checkpoint in {run}; give the output-dir of a run that has "
@@ -94,23 +96,23 @@ def read_checkpoint(run: str, settings: Settings) -> Checkpoint:
     folder = folders[-1]
     try:
         state = json.loads((folder / "state.json").read_text())
-        known = state["format"] == FORMAT
-        bank, method = (
-            load_file(folder / "bank.safetensors"),
-            load_file(folder / "method.safetensors"),
-        )
+        if state["format"] != FORMAT:
+            raise SettingsError(
+                f"resume: {folder} has format {state['format']}, this version reads {FORMAT}; "
+                "resume with the version that wrote it."
+            )
+        server_round, then = int(state["round"]), dict(state["settings"])
+        bank = load_file(folder / "bank.safetensors")
+        method = load_file(folder / "method.safetensors")
+    except SettingsError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise SettingsError(
             f"resume: {folder} is no checkpoint of fedgraft ({error}); give another run."
         ) from None
-    if not known:
-        raise SettingsError(
-            f"resume: {folder} has format {state['format']}, this version reads {FORMAT}; resume "
-            "with the version that wrote it."
-        )
-    now, then = settings.to_dict(), state["settings"]
+    now = settings.to_dict()
     differing = [k for k in sorted({*now, *then} - {*FREE}) if now.get(k) != then.get(k)]
     if differing:
         changes = ", ".join(f"{k} was {then.get(k)!r} and is {now.get(k)!r}" for k in differing)
         raise SettingsError(f"resume: {run} was run with other settings: {changes}.")
-    return Checkpoint(int(state["round"]), bank, method)
+    return Checkpoint(server_round, bank, method)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from settings import Settings
+from settings import Settings, SettingsError
 from strategies import AdapterFedAvg, Callback, RoundReport
 
 Row = dict[str, Any]
@@ -25,6 +26,11 @@ class History(Callback):
     def begin(self, resumed_from: Path | None, server_round: int) -> None:
         """Start empty, or with the rows of a resumed run up to its checkpoint's round."""
         for file in (self.metrics_file, self.clients_file):
+            if resumed_from and not (resumed_from / file.name).is_file():
+                raise SettingsError(
+                    f"resume: {resumed_from} lacks {file.name}, the record of its first rounds; "
+                    "copy the whole output folder."
+                )
             rows = read_rows(resumed_from / file.name) if resumed_from else []
             kept = [row for row in rows if row["round"] <= server_round]
             beside = file.with_suffix(".tmp")
@@ -43,11 +49,12 @@ class History(Callback):
         down, up = report.bytes("train")
         evaluate_down, evaluate_up = report.bytes("evaluate")
         refused = [row for row in report.clients if row.refused]
+        train = dict(report.train_metrics or {})
         row: Row = {
             "round": report.server_round,
-            **{k: v for k, v in (report.train_metrics or {}).items() if k.startswith("train-")},
-            **(report.server_metrics or {}),
-            **{f"client-{k}": v for k, v in (report.client_metrics or {}).items()},
+            **_finite({k: v for k, v in train.items() if k.startswith("train-")}),
+            **_finite(report.server_metrics or {}),
+            **_finite({f"client-{k}": v for k, v in (report.client_metrics or {}).items()}),
             "replies": sum(c.phase == "train" and not c.refused for c in report.clients),
             "refused": len(refused),
             "coverage": report.coverage,
@@ -62,6 +69,7 @@ class History(Callback):
             self.clients_file,
             [
                 {
+                    **_finite(client.metrics),
                     "round": report.server_round,
                     "client": client.client_key,
                     "tier": client.tier,
@@ -69,7 +77,6 @@ class History(Callback):
                     "bytes-down": client.bytes_down,
                     "bytes-up": client.bytes_up,
                     "refused": client.refused,
-                    **client.metrics,
                 }
                 for client in report.clients
             ],
@@ -79,6 +86,11 @@ class History(Callback):
     def _append(file: Path, rows: list[Row]) -> None:
         with file.open("a") as stream:
             stream.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _finite(metrics: Mapping[str, Any]) -> Row:
+    """Leave out what JSON has no number for."""
+    return {key: value for key, value in metrics.items() if math.isfinite(value)}
 
 
 def read_rows(file: Path) -> list[Row]:
@@ -154,7 +166,8 @@ def summarise(
 
 def last_evaluation(clients: list[Row]) -> list[Row]:
     """Return the clients' rows of the last round in which they evaluated."""
-    rows = [row for row in clients if row["phase"] == "evaluate" and not row["refused"]]
+    evaluated = [row for row in clients if row["phase"] == "evaluate" and "accuracy" in row]
+    rows = [row for row in evaluated if not row["refused"]]
     last = max((row["round"] for row in rows), default=0)
     return [row for row in rows if row["round"] == last]
 

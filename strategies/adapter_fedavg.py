@@ -257,7 +257,7 @@ class AdapterFedAvg(FedAvg):
         # One look at the mean instead of one at every reply: what is not finite shows in it.
         if not all(is_finite(vector) for vector in means.values()):
             for reply in [reply for reply in used if reply.is_poisoned()]:
-                self._refuse(reply.row, "it holds values that are not finite")
+                self._refuse(reply.row, "it holds values that are not finite or above 1e20")
                 used.remove(reply)
             means = self._mean(used)
         if len(used) < self.min_replies:

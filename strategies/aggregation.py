@@ -71,7 +71,9 @@ class HolderMean:
                 scale = weights[owned].reshape(-1, *[1] * (new.ndim - 1))
                 new[~owned] = old[~owned]
                 new[owned] = self.row_sums[slot.key][owned] / scale
-            means[unit] = mean.astype(bank[unit].dtype, copy=False)
+            dtype = bank[unit].dtype
+            whole = np.issubdtype(dtype, np.integer)
+            means[unit] = (np.rint(mean) if whole else mean).astype(dtype, copy=False)
         return means
 
 

@@ -15,6 +15,9 @@ from .errors import StrategyError
 
 PROFILE = "profile"
 NOTICE_SECONDS = 10.0
+# A node that hangs must not hold up the others; starting its app may take a minute.
+PROFILE_SECONDS = 120.0
+MOST_KEY = 200  # characters of a client key
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Profile:
             and isinstance(tier, str)
             and isinstance(examples, int)
             and isinstance(dtypes, list)
+            and len(key) <= MOST_KEY
         ):
             raise StrategyError("its profile cannot be read; its app is another version")
         known = tuple(str(dtype) for dtype in dtypes)
@@ -97,7 +101,7 @@ class NodeRegistry:
         """
         notice = time.monotonic()
         while True:
-            online = self._online(grid, timeout)
+            online = self._online(grid, minimum, timeout)
             if len(online) >= minimum:
                 return online
             if time.monotonic() >= notice:
@@ -111,14 +115,16 @@ class NodeRegistry:
                 notice = time.monotonic() + NOTICE_SECONDS
             time.sleep(1)
 
-    def _online(self, grid: Grid, timeout: float) -> list[Profile]:
+    def _online(self, grid: Grid, minimum: int, timeout: float) -> list[Profile]:
         """Return the profiles of the nodes that are online, sorted by client key."""
         node_ids = sorted(grid.get_node_ids())
         # A node that gave no profile is asked again, but not every second of a wait.
         since = time.monotonic() - NOTICE_SECONDS
         new = [n for n in node_ids if n not in self.profiles and self._asked.get(n, since) <= since]
         if new and self.ask:
-            self._query(grid, new, timeout)
+            reasons = self._query(grid, new, timeout)
+            if reasons and not self.profiles and len(node_ids) >= minimum:
+                raise StrategyError(f"no node can take part: {reasons[0]}")
         elif new:
             self.profiles.update({node_id: Profile(node_id, str(node_id)) for node_id in new})
         by_key: dict[str, Profile] = {}
@@ -139,7 +145,8 @@ class NodeRegistry:
             by_key[profile.client_key] = profile
         return sorted(by_key.values(), key=client_order)
 
-    def _query(self, grid: Grid, node_ids: list[int], timeout: float) -> None:
+    def _query(self, grid: Grid, node_ids: list[int], timeout: float) -> list[str]:
+        """Ask nodes for their profile; return why some gave none."""
         messages = [
             Message(
                 content=RecordDict({PROFILE: ConfigRecord()}),
@@ -150,7 +157,7 @@ class NodeRegistry:
         ]
         self._asked.update(dict.fromkeys(node_ids, time.monotonic()))
         reasons: dict[int, str] = {}
-        for reply in grid.send_and_receive(messages, timeout=timeout):
+        for reply in grid.send_and_receive(messages, timeout=min(timeout, PROFILE_SECONDS)):
             node_id = reply.metadata.src_node_id
             if reply.has_error():
                 reasons[node_id] = reply.error.reason or "it gave no reason"
@@ -169,22 +176,18 @@ class NodeRegistry:
                     self.wire_dtype,
                     ", ".join(profile.dtypes),
                 )
-        if reasons and not self.profiles:
-            raise StrategyError(f"no node can take part: {next(iter(reasons.values()))}")
-        for node_id, reason in reasons.items():
+        # Where nobody answered, the caller tells the reason once.
+        for node_id, reason in reasons.items() if self.profiles else ():
             log(WARNING, "Node %d gave no profile: %s", node_id, reason)
-        log(
-            INFO,
-            "Profiles: %d of %d new nodes answered",
-            len(node_ids) - len(reasons),
-            len(node_ids),
-        )
+        answered = len(node_ids) - len(reasons)
+        log(INFO, "Profiles: %d of %d new nodes answered", answered, len(node_ids))
+        return list(reasons.values())
 
 
 def client_order(profile: Profile) -> tuple[int, int, str]:
     """Sort key: numeric client keys by value, then names."""
     key = profile.client_key
-    return (0, int(key), "") if key.isdecimal() else (1, 0, key)
+    return (0, int(key), key) if key.isdecimal() else (1, 0, key)
 
 
 def sample(profiles: list[Profile], count: int, seed: int, server_round: int) -> list[Profile]:

@@ -132,7 +132,7 @@ def parse_tiers(text: str, depth: int) -> tuple[Tier, ...]:
     if len(set(listed)) < len(listed):
         raise StrategyError("tiers: a client is listed in two tiers; list it in one.")
     total = sum(tier.share for tier in tiers)
-    if total and abs(total - 1) > 1e-6:
+    if not all(0 <= tier.share <= 1 for tier in tiers) or (total and abs(total - 1) > 1e-6):
         raise StrategyError(f"tiers: the shares add up to {total:g}; make them add up to 1.")
     return tiers
 
@@ -155,7 +155,7 @@ def _parse_tier(text: str, depth: int) -> Tier:
             float(values.get("share", 0)),
             frozenset(_client_ids(values.get("clients", ""))),
         )
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise StrategyError(
             f"tiers: '{text.strip()}' cannot be read ({error}); the backbone has {depth} blocks."
         ) from None
@@ -173,6 +173,8 @@ def _client_ids(text: str) -> list[int]:
     ids: list[int] = []
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
+        if int(last or first) < int(first):
+            raise ValueError(f"{part} runs backwards")
         ids.extend(range(int(first), int(last or first) + 1))
     return ids
 
@@ -183,6 +185,10 @@ def assign_tiers(tiers: Sequence[Tier], num_clients: int, seed: int) -> list[str
     Shares are met as nearly as whole clients allow (largest remainders).
     """
     names: Mapping[int, str] = {client: tier.name for tier in tiers for client in tier.clients}
+    if names and max(names) >= num_clients:
+        raise StrategyError(
+            f"tiers: there is no client {max(names)}; the {num_clients} clients count from 0."
+        )
     others = [client for client in range(num_clients) if client not in names]
     shares = [tier for tier in tiers if tier.share]
     if others and not shares:

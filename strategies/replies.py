@@ -6,15 +6,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from .aggregation import is_finite
 from .bank import Bank
 from .callbacks import ClientRow
 from .errors import StrategyError
 from .plans import Plan
 from .wire import Vectors
 
+# Beyond these no adapter tensor and no number of examples makes sense; a sum of them overflows.
+MOST_VALUE, MOST_WEIGHT = 1e20, 1e12
 # The record in which a client names units whose training changed nothing.
 REPORT = "report"
 
@@ -36,10 +38,12 @@ def read_metrics(reply: Message) -> dict[str, float]:
 
 
 def read_weight(metrics: Mapping[str, float], key: str) -> float:
-    """Return the reply's weight in the mean; raises StrategyError unless finite and positive."""
+    """Return the reply's weight in the mean; raises StrategyError unless it is a sound number."""
     weight = metrics.get(key, math.nan)
-    if not math.isfinite(weight) or weight <= 0:
-        raise StrategyError(f"its weight '{key}' is {weight}, expected a number above 0")
+    if not 1 / MOST_WEIGHT <= weight <= MOST_WEIGHT:
+        raise StrategyError(
+            f"its weight '{key}' is {weight}, expected a number above 0 and up to {MOST_WEIGHT:g}"
+        )
     return float(weight)
 
 
@@ -69,8 +73,8 @@ class TrainReply:
     unchanged: tuple[str, ...]
 
     def is_poisoned(self) -> bool:
-        """Tell whether some value is not finite."""
-        return not all(is_finite(vector) for vector in self.vectors.values())
+        """Tell whether some value is not finite, or so large that a sum may overflow."""
+        return not all((np.abs(vector) <= MOST_VALUE).all() for vector in self.vectors.values())
 
 
 def read_train_reply(

@@ -174,7 +174,7 @@ def read_array(array: Array | bytes) -> np.ndarray:
             return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
         dtype, shape = parsed
         return np.frombuffer(data, dtype, math.prod(shape), offset=end).reshape(shape)
-    except (ValueError, TypeError, SyntaxError) as error:
+    except Exception as error:  # foreign bytes: whatever their parser stumbles over
         raise StrategyError(f"an array cannot be read ({error})") from error
 
 

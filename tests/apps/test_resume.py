@@ -153,7 +153,7 @@ def test_a_strategys_own_state_is_kept(tmp_path: Path) -> None:
     strategy = Counting()
     strategy.bank = Bank(plain_record({"a.x": np.ones(2, np.float32)}), packed=True)
     Checkpoints(settings, tmp_path).write(strategy, 4)
-    checkpoint = read_checkpoint(str(tmp_path), settings)
+    checkpoint = read_checkpoint(tmp_path, settings)
     assert checkpoint.server_round == 4
     assert checkpoint.method["moment"].tolist() == [0, 1, 2]
     assert checkpoint.bank["a.x"].tolist() == [1, 1]

@@ -81,7 +81,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"rounds": True}, "True is not a whole number"),
     ({"batch-size": -1}, "batch-size: -1 must be 1 or more"),
     ({"learning-rate": 0}, "learning-rate: 0.0 must be above 0"),
-    ({"learning-rate": "nan"}, "learning-rate: nan must be above 0"),
+    ({"learning-rate": "nan"}, "learning-rate: nan is not a finite number"),
     ({"learning-rate": "fast"}, "'fast' is not a number"),
     ({"alpha": -1}, "alpha: -1.0 must be above 0"),
     ({"augment": "maybe"}, "'maybe' is not true or false"),
@@ -90,6 +90,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"clip-norm": -1}, "clip-norm: -1.0 must be 0 or more"),
     ({"image-size": 10_000}, "image-size: 10000 must be 4096 or less"),
     ({"clients-per-round": 30}, "30 is more than the num-clients of 20"),
+    ({"learning-rate": "inf"}, "learning-rate: inf is not a finite number"),
+    ({"seed": 2**32}, "must be 4294967295 or less"),
+    ({"min-replies": 11}, "can never come from the clients-per-round of 10"),
     ({"data-dir": 3.5}, "data-dir: 3.5 is not text"),
 ]
 
@@ -106,6 +109,11 @@ def test_a_missing_or_broken_config_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="there is no settings file"):
         load_toml(tmp_path / "no.toml")
     (tmp_path / "bad.toml").write_text("rounds 3")
+    with pytest.raises(SettingsError, match="there is no settings file"):
+        load_toml(tmp_path)
+    (tmp_path / "table.toml").write_text("[run]\nrounds = 3")
+    with pytest.raises(SettingsError, match="'run' is a table"):
+        load_toml(tmp_path / "table.toml")
     with pytest.raises(SettingsError, match="is no TOML file"):
         load_toml(tmp_path / "bad.toml")
 

@@ -132,6 +132,7 @@ def test_an_evaluation_gets_all_units_of_the_tier() -> None:
     assert [row.metrics["units"] for row in reports[0].clients if row.phase == "evaluate"] == [2, 3]
 
 
+TORN = b"\x93NUMPY\x01\x00\x30\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1,"
 BAD_REPLIES = {
     "foreign unit": (lambda a, m: ({**a, "block7": a["shared"]}, m), "which is no unit"),
     "missing unit": (lambda a, m: ({"shared": a["shared"]}, m), "expected \\['shared', 'block2'"),
@@ -148,6 +149,20 @@ BAD_REPLIES = {
     "infinity": (
         lambda a, m: ({**a, "block2": Array(np.array([np.inf], np.float32))}, m),
         "not finite",
+    ),
+    "huge": (
+        lambda a, m: (
+            {**a, "block2": Array(np.array([3e38], np.float32))},
+            {**m, "num-examples": 9},
+        ),
+        "above 1e20",
+    ),
+    "huge weight": (lambda a, m: (a, {**m, "num-examples": 1e300}), "up to 1e\\+12"),
+    "tiny weight": (lambda a, m: (a, {**m, "num-examples": 1e-320}), "above 0"),
+    "list weight": (lambda a, m: (a, {**m, "num-examples": [1, 2]}), "is nan"),
+    "broken header": (
+        lambda a, m: ({**a, "block2": Array("float32", (1,), "numpy.ndarray", TORN)}, m),
+        "cannot be read",
     ),
     "no weight": (lambda a, m: (a, {"train-loss": 1.0}), "weight 'num-examples' is nan"),
     "zero weight": (lambda a, m: (a, {**m, "num-examples": 0}), "weight 'num-examples' is 0"),

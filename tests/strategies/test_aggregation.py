@@ -60,6 +60,15 @@ def test_half_precision_is_summed_in_single() -> None:
     assert result.tolist() == [1024.5]
 
 
+def test_whole_numbers_are_rounded_and_not_cut() -> None:
+    """10 * 7 + 0.1 * 7 + 10 * 7 over 20.1 is 6.99.. in floating point."""
+    bank = Bank(plain_record({"steps": np.array([7])}), packed=False)
+    mean = HolderMean(bank.layout)
+    for weight in (10, 0.1, 10):
+        mean.add({"steps": np.array([7])}, weight, None)
+    assert mean.mean(bank.vectors)["steps"].tolist() == [7]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_seen(bad: float) -> None:
     values = np.ones(5, np.float32)

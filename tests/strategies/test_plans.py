@@ -53,6 +53,10 @@ def test_shares_are_met_as_nearly_as_clients_allow_and_seeded() -> None:
         ("a depth=x share=1", "cannot be read"),
         ("a depth=6 trained=7 share=1", "not between 1 and 6"),
         ("a depth=3 share=0.5; b depth=6 share=0.4", "add up to 0.9"),
+        ("a depth=3 share=1.5; b depth=6 share=-0.5", "make them add up to 1"),
+        ("a depth=3 share=nan", "make them add up to 1"),
+        ("a depth=1.e400 share=1", "cannot be read"),
+        ("a depth=3 clients=3-0", "3-0 runs backwards"),
         ("a depth=3 clients=0-3; b depth=6 clients=3", "in two tiers"),
     ],
 )
@@ -64,6 +68,11 @@ def test_wrong_tiers_get_a_sentence(text: str, sentence: str) -> None:
 def test_a_client_without_a_tier_is_named() -> None:
     with pytest.raises(StrategyError, match="client 2 is in no tier"):
         assign_tiers(parse_tiers("a depth=3 clients=0,1", 12), 3, seed=0)
+
+
+def test_a_client_that_does_not_exist_is_named() -> None:
+    with pytest.raises(StrategyError, match="there is no client 9; the 4 clients count from 0"):
+        assign_tiers(parse_tiers("a depth=3 clients=0-9", 12), 4, seed=0)
 
 
 def test_a_tier_that_trains_nothing_is_refused() -> None:
