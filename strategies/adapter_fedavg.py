@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from logging import WARNING
 
 import numpy as np
@@ -22,12 +22,13 @@ from flwr.serverapp.strategy import FedAvg, Result
 
 from .aggregation import HolderMean, is_finite
 from .bank import Bank
-from .callbacks import Callback, ClientRow, RoundReport
+from .callbacks import Callback, RoundReport
 from .errors import StrategyError
+from .exchange import Exchange
 from .nodes import NodeRegistry, Profile, sample
-from .plans import Plan, Planner
+from .plans import Planner
 from .replies import TrainReply, mean_metrics, read_metrics, read_train_reply, read_weight
-from .wire import WIRE_DTYPES, Vectors, record_bytes
+from .wire import WIRE_DTYPES, Vectors
 
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
 
@@ -117,7 +118,7 @@ class AdapterFedAvg(FedAvg):
         self.timeout = 3600.0
         self.report = RoundReport(0)
         self.bank: Bank | None = None
-        self._asked: dict[int, tuple[ClientRow, Plan | None]] = {}
+        self._exchange = Exchange(self.report, MessageType.TRAIN)
 
     def start(
         self,
@@ -190,7 +191,8 @@ class AdapterFedAvg(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Sample nodes and make each its own message: the packs of its plan."""
-        self.report, self._asked = RoundReport(server_round), {}
+        self.report = RoundReport(server_round)
+        self._exchange = Exchange(self.report, MessageType.TRAIN)
         bank = self._bank(arrays)
         if self.fraction_train == 0.0:
             return []
@@ -203,7 +205,7 @@ class AdapterFedAvg(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask nodes to score the bank on their own test part, in the rounds that are due."""
-        self._asked = {}
+        self._exchange = Exchange(self.report, MessageType.EVALUATE)
         is_due = server_round % self.evaluate_every == 0 or server_round == self.last_round
         if self.fraction_evaluate == 0.0 or not is_due:
             return []
@@ -217,17 +219,16 @@ class AdapterFedAvg(FedAvg):
     def _messages(
         self, message_type: str, bank: Bank, chosen: list[Profile], config: ConfigRecord
     ) -> list[Message]:
-        """Make one message per node, each with a content of its own; note who was asked."""
+        """Make one message per node, each with a content of its own."""
+        self._exchange = Exchange(self.report, message_type)
         messages = []
         for profile in chosen:
-            row = ClientRow(profile.client_key, profile.tier, message_type)
-            self.report.clients.append(row)
-            plan = None
+            row, plan = self._exchange.open_row(profile), None
             try:
                 if self.planner is not None:
                     plan = self.planner(profile.tier, self.report.server_round)
             except StrategyError as error:
-                self._refuse(row, str(error))
+                self._exchange.refuse(row, str(error))
                 continue
             content = bank.content(
                 plan,
@@ -236,9 +237,7 @@ class AdapterFedAvg(FedAvg):
                 array_key=self.arrayrecord_key,
                 config_key=self.configrecord_key,
             )
-            row.bytes_down = record_bytes(content)
-            self._asked[profile.node_id] = row, plan
-            messages.append(Message(content, profile.node_id, message_type))
+            messages.append(self._exchange.ask(row, profile, plan, content))
         return messages
 
     def aggregate_train(
@@ -248,16 +247,18 @@ class AdapterFedAvg(FedAvg):
         if self.bank is None:
             return None, None
         used: list[TrainReply] = []
-        for row, message, plan in self._in_order(replies):
+        for row, message, plan in self._exchange.answers(replies):
             try:
                 used.append(read_train_reply(row, message, plan, self.bank, self.weighted_by_key))
             except StrategyError as error:
-                self._refuse(row, str(error))
+                self._exchange.refuse(row, str(error))
         means = self._mean(used)
         # One look at the mean instead of one at every reply: what is not finite shows in it.
         if not all(is_finite(vector) for vector in means.values()):
             for reply in [reply for reply in used if reply.is_poisoned()]:
-                self._refuse(reply.row, "it holds values that are not finite or above 1e20")
+                self._exchange.refuse(
+                    reply.row, "it holds values that are not finite or above 1e20"
+                )
                 used.remove(reply)
             means = self._mean(used)
         if len(used) < self.min_replies:
@@ -270,15 +271,7 @@ class AdapterFedAvg(FedAvg):
             )
             return None, None
         for reply in used:
-            if reply.unchanged:
-                log(
-                    WARNING,
-                    "Round %d: client '%s' trained %s without any change; check its learning rate "
-                    "and that an exit lies above.",
-                    server_round,
-                    reply.row.client_key,
-                    ", ".join(reply.unchanged),
-                )
+            self._exchange.note_unchanged(reply.row, reply.unchanged)
         self.report.coverage = dict(Counter(unit for reply in used for unit in reply.vectors))
         self.update_bank(means)
         contents = [reply.content for reply in used]
@@ -288,8 +281,9 @@ class AdapterFedAvg(FedAvg):
         """Return the new vectors of the units that some reply holds."""
         assert self.bank is not None
         mean = HolderMean(self.bank.layout, self.row_keys)
-        for reply in replies:
-            mean.add(reply.vectors, reply.weight, reply.depth)
+        with np.errstate(over="ignore", invalid="ignore"):  # looked for in the result
+            for reply in replies:
+                mean.add(reply.vectors, reply.weight, reply.depth)
         return mean.mean(self.bank.vectors)
 
     def update_bank(self, means: Vectors) -> None:
@@ -309,37 +303,12 @@ class AdapterFedAvg(FedAvg):
     ) -> MetricRecord | None:
         """Average the clients' metrics over those that report them."""
         used = []
-        for row, reply, _ in self._in_order(replies):
+        for row, reply, _ in self._exchange.answers(replies):
             try:
                 row.metrics = read_metrics(reply)
                 read_weight(row.metrics, self.weighted_by_key)
             except StrategyError as error:
-                self._refuse(row, str(error))
+                self._exchange.refuse(row, str(error))
                 continue
             used.append(reply.content)
         return self.evaluate_metrics_aggr_fn(used, self.weighted_by_key) if used else None
-
-    def _in_order(
-        self, replies: Iterable[Message]
-    ) -> Iterator[tuple[ClientRow, Message, Plan | None]]:
-        """Yield the replies of asked nodes by client key, so that sums repeat; note the absent."""
-        answered = {reply.metadata.src_node_id: reply for reply in replies}
-        for node_id, (row, plan) in self._asked.items():
-            reply = answered.get(node_id)
-            if reply is None:
-                self._refuse(row, "it did not come in time")
-                continue
-            row.bytes_up = 0 if reply.has_error() else record_bytes(reply.content)
-            yield row, reply, plan
-
-    def _refuse(self, row: ClientRow, reason: str) -> None:
-        """Note why a reply is not used; the round goes on without it."""
-        row.refused = reason
-        log(
-            WARNING,
-            "Round %d: client '%s' does not count (%s): %s.",
-            self.report.server_round,
-            row.client_key,
-            row.phase,
-            reason.rstrip("."),
-        )
