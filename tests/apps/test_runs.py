@@ -149,8 +149,8 @@ def test_a_unit_no_sampled_client_holds_stays_bit_identical(run_app: RunApp) -> 
 
 
 def test_half_precision_halves_the_bytes_and_still_learns(run_app: RunApp) -> None:
-    full = run_app("full", method="exits", learning_rate=0.01)
-    half = run_app("half", method="exits", learning_rate=0.01, wire_dtype="fp16")
+    full = run_app("full", method="exits", learning_rate=0.01, head_rate=1)
+    half = run_app("half", method="exits", learning_rate=0.01, head_rate=1, wire_dtype="fp16")
     counts = [run.summary["bytes"]["minimum-up"] for run in (full, half)]
     assert counts[0] == 2 * counts[1]
     # fp16 keeps 11 bits: after three rounds weights differ by rounding, not by more.
@@ -167,7 +167,7 @@ def test_optimisers_and_schedules_run(run_app: RunApp, optimizer: str, schedule:
 
 def test_a_zero_update_is_reported(run_app: RunApp, caplog: pytest.LogCaptureFixture) -> None:
     """A learning rate far below the precision of the weights moves nothing but zero biases."""
-    run_app(method="exits", rounds=1, optimizer="sgd", learning_rate=1e-45)
+    run_app(method="exits", rounds=1, optimizer="sgd", learning_rate=1e-45, head_rate=1)
     assert "trained block2" in caplog.text
     assert "without any change" in caplog.text
 
