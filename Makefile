@@ -28,7 +28,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Write docs/settings.md from settings.py.
+# Write docs/settings.md from settings/schema.py.
 docs: $(READY)
 	$(BIN)/python docs/make_settings.py
 

@@ -1,4 +1,4 @@
-"""Write docs/settings.md from settings.py: ``make docs``, or ``python docs/make_settings.py``."""
+"""Write docs/settings.md from settings/schema.py: ``make docs``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GROUPS = {
 }
 HEAD = """# Settings
 
-Made from `settings.py` by `make docs`: edit that file, not this one.
+Made from `settings/schema.py` by `make docs`: edit that file, not this one.
 
 Settings are given to `run_simulation.py` as `key=value` or in a TOML file (`--config`; the command
 line wins), and to Flower's own commands as run config. An unknown key or a bad value ends in one

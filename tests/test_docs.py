@@ -7,6 +7,7 @@ import importlib.util
 import re
 import runpy
 import shlex
+import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,10 @@ from safetensors.numpy import load_file
 from support import ROOT
 
 import client_app.app
-import settings
 from models import METHODS
 from server_app.inprocess import InProcessGrid
 from settings import Settings
+from settings.checks import setting
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -166,9 +167,9 @@ def test_the_example_method_trains(
     monkeypatch.setitem(METHODS, "pooled", module.PooledModel)
 
     # The rows stand in the body of a class, which here is a subclass.
-    space: dict[str, Any] = {"dataclass": dataclass, "setting": settings.setting, "Base": Settings}
+    space: dict[str, Any] = {"dataclass": dataclass, "setting": setting, "Base": Settings}
     exec(f"@dataclass(frozen=True, kw_only=True)\nclass Settings(Base):\n{rows}", space)
-    for place in (settings, client_app.app):
+    for place in (sys.modules["settings"], client_app.app):
         monkeypatch.setattr(place, "Settings", space["Settings"])
 
     default, config = (tomllib.loads(block) for block in blocks(page, "toml"))

@@ -8,40 +8,11 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any
 
-Value = bool | int | float | str
-
-
-class SettingsError(ValueError):
-    """A wrong key or value; the message names the nearest valid ones."""
-
-
-def setting(
-    default: Value,
-    meaning: str,
-    *,
-    choices: tuple[str, ...] = (),
-    minimum: float | None = None,
-    above: float | None = None,
-    maximum: float | None = None,
-) -> Any:
-    """Declare a setting: its default, what it means, and which values it takes."""
-    return field(
-        default=default,
-        metadata={
-            "meaning": meaning,
-            "choices": choices,
-            "minimum": minimum,
-            "above": above,
-            "maximum": maximum,
-        },
-    )
+from .checks import SettingsError, Value, check, convert, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +144,7 @@ class Settings:
     def __post_init__(self) -> None:
         """Check every value, and those that depend on each other."""
         for spec in fields(self):
-            _check(spec.name.replace("_", "-"), getattr(self, spec.name), spec.metadata)
+            check(spec.name.replace("_", "-"), getattr(self, spec.name), spec.metadata)
         if self.clients_per_round > self.num_clients:
             raise SettingsError(
                 f"clients-per-round: {self.clients_per_round} is more than the num-clients of "
@@ -219,60 +190,6 @@ class Settings:
                 hint = f"did you mean {' or '.join(near)}?" if near else "see docs/settings.md."
                 raise SettingsError(f"'{key}' is no setting; {hint}")
         converted: dict[str, Any] = {
-            key.replace("-", "_"): _convert(key, value, types[key]) for key, value in values.items()
+            key.replace("-", "_"): convert(key, value, types[key]) for key, value in values.items()
         }
         return cls(**converted)
-
-
-def load_toml(path: str | Path) -> dict[str, Any]:
-    """Read a settings file (``configs/*.toml``): flat keys and values."""
-    try:
-        values = tomllib.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        if not isinstance(error, tomllib.TOMLDecodeError | UnicodeDecodeError):
-            raise SettingsError(
-                f"there is no settings file {path}; configs/ holds examples."
-            ) from None
-        raise SettingsError(f"{path} is no TOML file: {error}.") from None
-    table = next((key for key, value in values.items() if isinstance(value, dict)), None)
-    if table is not None:
-        raise SettingsError(f"{path}: '{table}' is a table; settings are plain key = value lines.")
-    return values
-
-
-def _convert(key: str, value: Any, kind: type) -> Any:
-    """Convert `value` to `kind`: text as a command line gives it, an int where a float is due."""
-    try:
-        if kind is bool and isinstance(value, str):
-            return {"true": True, "false": False}[value.lower()]
-        if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
-            return float(value)
-        if kind is int and isinstance(value, str):
-            return int(value)
-        if kind is str and isinstance(value, int) and not isinstance(value, bool):
-            return str(value)  # exits = 4
-    except (ValueError, KeyError):
-        pass
-    if type(value) is not kind:
-        name = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[kind]
-        raise SettingsError(f"{key}: {value!r} is not {name}.")
-    return value
-
-
-def _check(key: str, value: Any, spec: Mapping[str, Any]) -> None:
-    """Hold a value against what its setting allows."""
-    if spec["choices"] and value not in spec["choices"]:
-        near = difflib.get_close_matches(str(value), spec["choices"], n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        valid = ", ".join(spec["choices"])
-        raise SettingsError(f"{key}: '{value}' is not one of {valid}.{hint}")
-    if isinstance(value, str):
-        return
-    if not math.isfinite(value):
-        raise SettingsError(f"{key}: {value} is not a finite number.")
-    if spec["above"] is not None and not value > spec["above"]:
-        raise SettingsError(f"{key}: {value} must be above {spec['above']}.")
-    if spec["minimum"] is not None and not value >= spec["minimum"]:
-        raise SettingsError(f"{key}: {value} must be {spec['minimum']} or more.")
-    if not value <= (float("inf") if spec["maximum"] is None else spec["maximum"]):
-        raise SettingsError(f"{key}: {value} must be {spec['maximum']} or less.")

@@ -1,0 +1,7 @@
+"""The settings of a run: typed, checked, and the same for every runtime."""
+
+from .checks import SettingsError
+from .files import load_toml
+from .schema import Settings
+
+__all__ = ["Settings", "SettingsError", "load_toml"]
