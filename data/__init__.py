@@ -1,6 +1,6 @@
 """Image data: sources, their partition among clients, and the transform to a model's input."""
 
-from .image_set import DataError, ImageSet, Source
+from .image_set import DataError, ImageSet, Part, Source
 from .partitions import PARTITIONS, partition
 from .sources import SourceLoader, load_source, register_source, source_names
 from .split import split_client
@@ -11,6 +11,7 @@ __all__ = [
     "BatchTransform",
     "DataError",
     "ImageSet",
+    "Part",
     "Source",
     "SourceLoader",
     "load_source",

@@ -102,6 +102,40 @@ class ImageSet:
         return replace(self, labels=positions[self.labels], classes=tuple(classes))
 
 
+# Compared and hashed by identity, as the set is.
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some images of a set, by position: what one client holds. Nothing is copied.
+
+    Attributes
+    ----------
+    images : ImageSet
+    positions : np.ndarray
+        ``(N,)`` int64, positions in `images`.
+    """
+
+    images: ImageSet
+    positions: np.ndarray
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.positions)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels, ``(N,)`` int64."""
+        return self.images.labels[self.positions]
+
+    def take(self, order: np.ndarray) -> Part:
+        """Return the images at these places of this part, in this order."""
+        return Part(self.images, self.positions[order])
+
+    @classmethod
+    def whole(cls, images: ImageSet) -> Part:
+        """Return all images of a set."""
+        return cls(images, np.arange(len(images)))
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set as its loader delivers it.

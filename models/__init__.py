@@ -2,7 +2,7 @@
 
 from .accumulator import AccumulatorModel
 from .backbone import BUILTIN, Backbone, Block, ModelError, load_backbone
-from .base import SHARED, AdapterModel, ExitHead, block_unit
+from .base import SHARED, AdapterModel, ExitHead, State, block_unit
 from .evaluation import ExitScores, evaluate_exits
 from .exits import ExitsModel
 from .registry import METHODS, build_model, parse_exits
@@ -19,6 +19,7 @@ __all__ = [
     "ExitScores",
     "ExitsModel",
     "ModelError",
+    "State",
     "block_unit",
     "build_model",
     "evaluate_exits",

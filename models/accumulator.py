@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from .adapters import init_linear
 from .backbone import Backbone
-from .base import SHARED, AdapterModel, ExitHead, block_unit
+from .base import SHARED, AdapterModel, ExitHead, State, block_unit
 
 # (width of attention, hidden width of the MLP) for a backbone of width D; "bottleneck" is the
 # size of ReeFL's module, which makes the two methods comparable.
@@ -129,27 +129,31 @@ class AccumulatorModel(AdapterModel):
                 parts["head"] = ExitHead(self.backbone.width, self.num_classes)
         return parts
 
-    def predict(self, tokens: Tensor, depth: int) -> dict[int, Tensor]:
-        """Run the modulated pass and predict at each exit."""
+    def begin(self, images: Tensor) -> State:
+        """Embed the images; the history begins with the learned token."""
+        (tokens,) = super().begin(images)
         learned = self.part(SHARED, "tokens")
         query = (learned.query + learned.depth[:1]).expand(len(tokens), 1, -1)
-        past = [query]
-        logits: dict[int, Tensor] = {}
-        for number in range(1, depth + 1):
-            unit = block_unit(number)
-            block, adapter = self.block(number), self.part(unit, "adapter")
-            tokens = block.attend(tokens, adapter)
-            if not self.taps_attention:
-                tokens = block.transform(tokens, adapter)
-            owner = SHARED if self.is_shared else unit
-            raw = self.backbone.read_out(tokens)[:, None]
-            current = raw + learned.depth[number]
-            history = torch.cat([*past, current], dim=1)
-            summary, modulated = self.part(owner, "accumulator")(history).split(1, dim=1)
-            if number in self.exits:
-                logits[number] = self.part(owner, "head")((summary + raw).squeeze(1))
-            past.append(modulated + learned.depth[number] if self.keeps_modulated else current)
-            tokens = torch.cat([modulated, tokens[:, 1:]], dim=1)
-            if self.taps_attention:
-                tokens = block.transform(tokens, adapter)
-        return logits
+        return tokens, query
+
+    def advance(self, state: State, block: int) -> tuple[State, Tensor | None]:
+        """Run a block in the modulated pass; the state holds ``(B, 1, D)`` for each before it."""
+        tokens, *past = state
+        unit, depth = block_unit(block), self.part(SHARED, "tokens").depth[block]
+        frozen, adapter = self.block(block), self.part(unit, "adapter")
+        tokens = frozen.attend(tokens, adapter)
+        if not self.taps_attention:
+            tokens = frozen.transform(tokens, adapter)
+        owner = SHARED if self.is_shared else unit
+        raw = self.backbone.read_out(tokens)[:, None]
+        current = raw + depth
+        history = torch.cat([*past, current], dim=1)
+        summary, modulated = self.part(owner, "accumulator")(history).split(1, dim=1)
+        logits = None
+        if block in self.exits:
+            logits = self.part(owner, "head")((summary + raw).squeeze(1))
+        past.append(modulated + depth if self.keeps_modulated else current)
+        tokens = torch.cat([modulated, tokens[:, 1:]], dim=1)
+        if self.taps_attention:
+            tokens = frozen.transform(tokens, adapter)
+        return (tokens, *past), logits

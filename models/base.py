@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from .adapters import NO_ADAPTER, build_block_adapter, init_linear
 from .backbone import Backbone, Block, ModelError
 
 SHARED = "shared"
+# What goes from block to block: the tokens (B, N, D) first, then what the method remembers, all
+# batch-first, so that images can leave a batch.
+State = tuple[Tensor, ...]
 
 
 def block_unit(block: int) -> str:
@@ -100,9 +103,13 @@ class AdapterModel(nn.Module, ABC):
     def block_parts(self, block: int) -> dict[str, nn.Module]:
         """Build the method's own trained modules of a block (counted from 1)."""
 
+    def begin(self, images: Tensor) -> State:
+        """Embed images ``(B, 3, S, S)``: the state before the first block."""
+        return (self.backbone.embed(images),)
+
     @abstractmethod
-    def predict(self, tokens: Tensor, depth: int) -> dict[int, Tensor]:
-        """Run blocks 1 to `depth` on embedded tokens ``(B, N, D)``; logits by exit."""
+    def advance(self, state: State, block: int) -> tuple[State, Tensor | None]:
+        """Run a block (from 1); return the state after it and, at an exit, logits ``(B, C)``."""
 
     def forward(self, images: Tensor, depth: int | None = None) -> dict[int, Tensor]:
         """Predict at every exit that `depth` blocks reach.
@@ -119,7 +126,15 @@ class AdapterModel(nn.Module, ABC):
         dict[int, Tensor]
             Logits ``(B, C)`` by exit, ascending.
         """
-        return self.predict(self.backbone.embed(images), self.reach(depth)[-1])
+        return dict(self.exits_of(images, depth))
+
+    def exits_of(self, images: Tensor, depth: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Yield each exit and its logits as soon as its block has run; stop whenever enough."""
+        state = self.begin(images)
+        for block in range(1, self.reach(depth)[-1] + 1):
+            state, logits = self.advance(state, block)
+            if logits is not None:
+                yield block, logits
 
     def reach(self, depth: int | None = None) -> tuple[int, ...]:
         """Return the exits within `depth` blocks (all without one)."""

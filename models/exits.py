@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from .base import AdapterModel, ExitHead, block_unit
+from .base import AdapterModel, ExitHead, State, block_unit
 
 
 class ExitsModel(AdapterModel):
@@ -24,12 +24,11 @@ class ExitsModel(AdapterModel):
             return {}
         return {"head": ExitHead(self.backbone.width, self.num_classes)}
 
-    def predict(self, tokens: Tensor, depth: int) -> dict[int, Tensor]:
-        """Run the frozen blocks and read each exit off the class token."""
-        logits = {}
-        for number in range(1, depth + 1):
-            unit = block_unit(number)
-            tokens = self.block(number)(tokens, self.part(unit, "adapter"))
-            if number in self.exits:
-                logits[number] = self.part(unit, "head")(self.backbone.read_out(tokens))
-        return logits
+    def advance(self, state: State, block: int) -> tuple[State, Tensor | None]:
+        """Run the frozen block and read the exit off the class token."""
+        (tokens,) = state
+        unit = block_unit(block)
+        tokens = self.block(block)(tokens, self.part(unit, "adapter"))
+        if block not in self.exits:
+            return (tokens,), None
+        return (tokens,), self.part(unit, "head")(self.backbone.read_out(tokens))
