@@ -7,11 +7,15 @@ ARGS   ?=
 
 export FLWR_TELEMETRY_ENABLED ?= 0
 
-.PHONY: run test test-slow lint format docs clean
+.PHONY: run compare test test-slow lint format docs clean
 
 # Simulate a federation, e.g. make run ARGS="rounds=10 method=exits"
 run: $(READY)
 	$(BIN)/python run_simulation.py $(ARGS)
+
+# Draw several runs into one page, e.g. make compare RUNS="runs/a runs/b"
+compare: $(READY)
+	$(BIN)/python -m server_app.compare $(RUNS) $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -57,7 +57,8 @@ def run_in_process(settings: Settings) -> None:
     from server_app.inprocess import InProcessGrid
 
     torch.set_num_threads(settings.client_cpus)
-    run(InProcessGrid(client_app, settings.num_clients, dict(settings.to_dict())), settings)
+    grid = InProcessGrid(client_app, settings.num_clients, dict(settings.to_dict()))
+    run(grid, settings, simulated=True)
 
 
 def run_on_ray(settings: Settings) -> None:
@@ -77,7 +78,7 @@ def run_on_ray(settings: Settings) -> None:
     def main(grid: Grid, context: Context) -> None:
         del context
         try:
-            run(grid, settings)
+            run(grid, settings, simulated=True)
         except Exception as error:  # handed to the caller: Flower would print its traceback
             failures.append(error)
 

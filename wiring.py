@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from data import BatchTransform, Source, load_source
 from models import AdapterModel, Backbone, build_model, load_backbone, parse_exits
-from settings import Settings
+from settings import Settings, SettingsError
 from strategies import Layout, Tier, parse_tiers
+
+
+def read_settings(run_config: Mapping[str, Any]) -> Settings:
+    """Read a run config; the same one, as it comes with every message, is read once."""
+    return _cached_settings(tuple((k, type(v), v) for k, v in sorted(run_config.items())))
+
+
+@lru_cache(maxsize=4)
+def _cached_settings(items: tuple[tuple[str, type, Any], ...]) -> Settings:
+    # The types are a part of the key: 1, 1.0 and True are equal, but not the same setting.
+    return Settings.from_dict({key: value for key, _, value in items})
 
 
 def get_backbone(settings: Settings) -> Backbone:
@@ -43,10 +58,41 @@ def class_names(settings: Settings) -> tuple[str, ...]:
     return get_source(settings, settings.data_dir).train.classes
 
 
+@lru_cache(maxsize=4)
+def get_device(settings: Settings) -> torch.device:
+    """Return the device of the settings; ``auto`` is a GPU of CUDA where there is one.
+
+    Raises
+    ------
+    SettingsError
+        For a device that torch does not know, or that is not in this machine.
+    """
+    name = settings.device
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise SettingsError(
+            f"device: '{name}' cannot be used here ({reason}); set auto, cpu, or a GPU that this "
+            f"machine has ({torch.cuda.device_count()} of CUDA)."
+        ) from None
+    return device
+
+
+def uses_bfloat16(settings: Settings) -> bool:
+    """Tell whether matrix products run in bf16; ``auto`` only where the hardware has it."""
+    if settings.precision == "auto":
+        return get_device(settings).type == "cuda" and torch.cuda.is_bf16_supported()
+    return settings.precision == "bf16"
+
+
 def make_model(settings: Settings, num_classes: int) -> AdapterModel:
     """Build a model with the initial adapters of the settings' seed."""
     backbone = get_backbone(settings)
-    return build_model(
+    model = build_model(
         settings.method,
         backbone,
         parse_exits(settings.exits, backbone.depth),
@@ -56,6 +102,7 @@ def make_model(settings: Settings, num_classes: int) -> AdapterModel:
         adapter_rank=settings.adapter_rank,
         **settings.method_options(),
     )
+    return model.to(get_device(settings))  # drawn on the CPU: the same start on every device
 
 
 # A node's model, kept between messages; each message brings all the adapters that it uses.
@@ -67,18 +114,65 @@ def get_layout(model: AdapterModel) -> Layout:
     return Layout({key: tuple(p.shape) for key, p in model.adapter_parameters().items()})
 
 
+@lru_cache(maxsize=4)
 def get_tiers(settings: Settings) -> tuple[Tier, ...]:
     """Return the tiers, with depths in blocks of the backbone."""
     return parse_tiers(settings.tiers, get_backbone(settings).depth)
 
 
+def get_normalisation(
+    settings: Settings, source: Source | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel, of pixels in 0..1.
+
+    Raises
+    ------
+    SettingsError
+        When they are to be the data set's, and it has none or is not on this machine.
+    """
+    if settings.normalise == "backbone":
+        backbone = get_backbone(settings)
+        return backbone.mean, backbone.std
+    if source is None or source.mean is None or source.std is None:
+        raise SettingsError(
+            f"normalise: dataset '{settings.dataset}' comes without a mean and a standard "
+            'deviation of its own, or is not on this machine; set normalise to "backbone".'
+        )
+    return source.mean, source.std
+
+
+@lru_cache(maxsize=8)
 def get_transform(settings: Settings, source: Source, *, training: bool) -> BatchTransform:
     """Return the transform of images to the backbone's input."""
-    backbone = get_backbone(settings)
+    mean, std = get_normalisation(settings, source)
     return BatchTransform(
-        backbone.image_size,
-        backbone.mean,
-        backbone.std,
+        get_backbone(settings).image_size,
+        mean,
+        std,
+        augment=settings.augment if training else "none",
         flip=source.flip,
-        augment=training and settings.augment,
+        crop_scale=source.crop_scale,
+        device=get_device(settings),
     )
+
+
+def describe_adapters(
+    settings: Settings,
+    source: Source | None,
+    classes: tuple[str, ...],
+    exits: tuple[int, ...],
+) -> dict[str, Any]:
+    """Return what `models.load_exported` needs to build the model of some adapters again."""
+    mean, std = get_normalisation(settings, source)
+    return {
+        "method": settings.method,
+        "backbone": settings.backbone,
+        "image-size": get_backbone(settings).image_size,
+        "exits": ",".join(map(str, exits)) + ",",
+        "adapter": settings.adapter,
+        "adapter-rank": settings.adapter_rank,
+        "options": settings.method_options(),
+        "classes": list(classes),
+        "mean": list(mean),
+        "std": list(std),
+    }

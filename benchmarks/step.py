@@ -33,13 +33,13 @@ LIMITS = {"exits": 1.1, "accumulator": 2.4}
 CLASSES = 100
 
 
-def vit_tiny() -> Backbone:
+def vit_tiny(image_size: int = 0) -> Backbone:
     """Save a ViT-Tiny/16 with random weights and load it as any backbone."""
     config = ViTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768)
     with tempfile.TemporaryDirectory() as folder:
         ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
         ViTImageProcessor().save_pretrained(folder)
-        return load_backbone(folder)
+        return load_backbone(folder, image_size)
 
 
 def forward_blocks(backbone: Backbone, images: Tensor, depth: int) -> Tensor:

@@ -75,7 +75,7 @@ def main() -> int:
     strategy = make_strategy(options.replies)
     asked = list(strategy.configure_train(1, plain_record(start), ConfigRecord(), grid))
     assert strategy.bank is not None
-    layout, dtype = strategy.bank.layout, np.dtype(np.float32)
+    layout = strategy.bank.layout
     usual: list[Message] = []
     packed: list[Message] = []
     for number, message in enumerate(asked):
@@ -83,7 +83,7 @@ def main() -> int:
         tensors = {key: value.astype(np.float32) for key, value in tensors.items()}
         metrics = MetricRecord({"num-examples": number + 1, "train-loss": 0.5})
         vectors = layout.flatten(tensors, layout.units)
-        packs = ArrayRecord({u: layout.to_array(u, v, dtype) for u, v in vectors.items()})
+        packs = ArrayRecord({u: layout.to_array(u, v) for u, v in vectors.items()})
         for replies, arrays in ((usual, plain_record(tensors)), (packed, packs)):
             content = RecordDict({"arrays": arrays, "metrics": metrics})
             replies.append(Message(content, reply_to=message))

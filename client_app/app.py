@@ -6,20 +6,21 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from client_app.node import LocalNode, local_node
-from client_app.training import batches, train_locally
+from client_app.personal import save_personal
+from client_app.training import Trainer, get_trainer
 from data import DataError
-from models import AdapterModel, ModelError, evaluate_exits
+from models import ModelError
 from settings import Settings, SettingsError
-from strategies import FROZEN, PROFILE, REPORT, WIRE_DTYPES, Layout, Profile, StrategyError
-from wiring import get_layout, get_model
+from strategies import FROZEN, PROFILE, REPORT, WIRE_DTYPES, Profile, StrategyError, wire_codec
+from wiring import get_layout, read_settings
 
 USER_ERRORS = (DataError, ModelError, SettingsError, StrategyError)
-EVALUATION_BATCH = 256
 Handler = Callable[[Message, Context, Settings], RecordDict]
 
 
@@ -29,7 +30,7 @@ def answering(handler: Handler) -> Callable[[Message, Context], Message]:
     @functools.wraps(handler)
     def answer(message: Message, context: Context) -> Message:
         try:
-            settings = Settings.from_dict(context.run_config)
+            settings = read_settings(context.run_config)
             return Message(handler(message, context, settings), reply_to=message)
         except USER_ERRORS as error:
             reason = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, str(error))
@@ -42,37 +43,28 @@ def profile(message: Message, context: Context, settings: Settings) -> RecordDic
     """Tell who this node is."""
     del message
     node = local_node(context, settings)
-    answer = Profile(
-        context.node_id, node.client_key, node.tier, len(node.train), tuple(WIRE_DTYPES)
-    )
+    answer = Profile(context.node_id, node.client_key, node.tier, len(node.train), WIRE_DTYPES)
     return RecordDict({PROFILE: answer.to_record()})
 
 
 def train(message: Message, context: Context, settings: Settings) -> RecordDict:
     """Train the units that came as packs; reply the same ones, in the same order."""
     node = local_node(context, settings)
-    model, layout, depth = _load(message, node, settings)
+    trainer, depth = _load(message, node, settings)
     units = list(message.content["arrays"])
-    result = train_locally(
-        model,
+    result = trainer.train(
         units,
         depth,
         node.train,
         node.train_transform,
-        settings,
         server_round=int(_config(message)["server-round"]),
         client_key=node.client_key,
+        epochs=settings.local_epochs,
     )
-    vectors = layout.flatten(model.adapter_arrays(), units)
-    dtype = WIRE_DTYPES[settings.wire_dtype]
-    reply = RecordDict(
-        {
-            "arrays": ArrayRecord(
-                {unit: layout.to_array(unit, vectors[unit], dtype) for unit in units}
-            ),
-            "metrics": MetricRecord({**result.metrics}),
-        }
-    )
+    layout = get_layout(trainer.model)
+    vectors = layout.flatten(trainer.model.adapter_arrays(units), units)
+    arrays = ArrayRecord({unit: layout.to_array(unit, vectors[unit]) for unit in units})
+    reply = RecordDict({"arrays": arrays, "metrics": MetricRecord({**result.metrics})})
     if result.unchanged:
         reply[REPORT] = ConfigRecord({"unchanged": result.unchanged})
     return reply
@@ -81,13 +73,39 @@ def train(message: Message, context: Context, settings: Settings) -> RecordDict:
 def evaluate(message: Message, context: Context, settings: Settings) -> RecordDict:
     """Score every exit this node's tier reaches on its own test part."""
     node = local_node(context, settings)
-    model, _, depth = _load(message, node, settings)
-    test = batches(node.test, node.test_transform, EVALUATION_BATCH)
-    scores = evaluate_exits(model, test, depth)
+    trainer, depth = _load(message, node, settings)
+    scores = trainer.predictor.score(node.test, node.test_transform, depth)
     metrics = {f"accuracy-exit-{e}": value for e, value in scores.accuracy.items()}
     metrics |= {f"loss-exit-{e}": value for e, value in scores.loss.items()}
-    last = max(scores.accuracy)
-    metrics |= {"accuracy": scores.accuracy[last], "num-examples": scores.examples}
+    metrics |= {"accuracy": scores.last, "num-examples": scores.examples}
+    return RecordDict({"metrics": MetricRecord({**metrics})})
+
+
+def personalise(message: Message, context: Context, settings: Settings) -> RecordDict:
+    """Train what came for this node alone; score before and after. Only the scores are sent."""
+    node = local_node(context, settings)
+    trainer, depth = _load(message, node, settings)
+    units = list(message.content["arrays"])
+    before = trainer.predictor.score(node.test, node.test_transform, depth)
+    trainer.train(
+        units,
+        depth,
+        node.train,
+        node.train_transform,
+        server_round=settings.rounds + 1,  # random numbers that no round has drawn
+        client_key=node.client_key,
+        epochs=settings.personalise_epochs,
+        rate=settings.learning_rate,
+    )
+    after = trainer.predictor.score(node.test, node.test_transform, depth)
+    if node.personal_dir:
+        tensors = trainer.model.adapter_arrays([*units, *_frozen(message)])
+        save_personal(node, settings, trainer.model.reach(depth), tensors)
+    metrics = {
+        "accuracy-before": before.last,
+        "accuracy": after.last,
+        "num-examples": after.examples,
+    }
     return RecordDict({"metrics": MetricRecord({**metrics})})
 
 
@@ -95,31 +113,43 @@ def _config(message: Message) -> Any:
     return message.content["config"]
 
 
-def _load(
-    message: Message, node: LocalNode, settings: Settings
-) -> tuple[AdapterModel, Layout, int]:
-    """Put the message's adapters into the process's model; return it, its layout and the depth."""
-    model, config = get_model(settings, node.num_classes), _config(message)
-    layout = get_layout(model)
+def _frozen(message: Message) -> dict[str, Any]:
+    """Return the units that come to be read only."""
+    config = _config(message)
+    return {k.removeprefix(FROZEN): v for k, v in config.items() if k.startswith(FROZEN)}
+
+
+def _load(message: Message, node: LocalNode, settings: Settings) -> tuple[Trainer, int]:
+    """Put the message's adapters into the process's model; return its trainer and the depth."""
+    trainer, config = get_trainer(settings, node.num_classes), _config(message)
+    layout = get_layout(trainer.model)
     if layout.fingerprint() != config["layout"]:
         raise SettingsError(
             "the server's adapters are others than this node's: both need the same method, "
             f"backbone and classes (here {node.num_classes}; set classes to name them)."
         )
-    dtype = WIRE_DTYPES[settings.wire_dtype]
     packs = dict(message.content.array_records["arrays"].items())
-    frozen = {k.removeprefix(FROZEN): v for k, v in config.items() if k.startswith(FROZEN)}
-    vectors = layout.read(packs | frozen, lambda _: dtype)
-    model.load_adapters(layout.split(vectors))
-    return model, layout, int(config["depth"])
+    vectors = layout.read(packs | _frozen(message), lambda _: np.dtype(np.float32))
+    trainer.model.load_adapters(layout.split(vectors))
+    return trainer, int(config["depth"])
 
 
-def create_client_app(mods: Sequence[Any] = ()) -> ClientApp:
-    """Build the app; `mods` are Flower's client mods, the first one outermost."""
-    client_app = ClientApp(mods=list(mods))
+def create_client_app(mods: Sequence[Any] = (), *, train_mods: Sequence[Any] = ()) -> ClientApp:
+    """Build the app.
+
+    Parameters
+    ----------
+    mods : Sequence
+        Flower's client mods around every message, the first one outermost; they see fp32.
+    train_mods : Sequence
+        Mods around training alone, such as Flower's for clipping and local differential privacy,
+        which answer other messages with an error.
+    """
+    client_app = ClientApp(mods=[wire_codec, *mods])
     client_app.query()(answering(profile))
-    client_app.train()(answering(train))
+    client_app.train(mods=list(train_mods))(answering(train))
     client_app.evaluate()(answering(evaluate))
+    client_app.evaluate("personalise")(answering(personalise))
     return client_app
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from flwr.app import Context
 
-from data import BatchTransform, ImageSet, Source, partition, split_client
+from data import BatchTransform, ImageSet, Part, Source, partition, split_client
 from settings import Settings, SettingsError
 from strategies import assign_tiers
 from wiring import get_source, get_tiers, get_transform
@@ -23,17 +23,28 @@ class LocalNode:
     client_key : str
         ``client-key`` of the node config, else the partition id, else Flower's node id.
     tier : str
-    train, test : ImageSet
+    train, test : Part
         The client's two parts.
+    source : Source
+        The data it comes from.
+    train_transform, test_transform : BatchTransform
+    personal_dir : str
+        Where personalised adapters are saved; empty for nowhere.
     """
 
     client_key: str
     tier: str
-    train: ImageSet
-    test: ImageSet
+    train: Part
+    test: Part
+    source: Source
     train_transform: BatchTransform
     test_transform: BatchTransform
-    num_classes: int
+    personal_dir: str
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the run."""
+        return len(self.source.train.classes)
 
 
 def local_node(context: Context, settings: Settings) -> LocalNode:
@@ -49,45 +60,82 @@ def local_node(context: Context, settings: Settings) -> LocalNode:
     """
     config = context.node_config
     if "data-dir" in config:
-        source = get_source(settings, str(config["data-dir"]))
-        train, test = _own_parts(source, settings)
-        key = str(config.get("client-key", context.node_id))
-    elif "partition-id" in config:
-        source = get_source(settings, settings.data_dir)
+        key, tier = str(config.get("client-key", context.node_id)), _tier(context, settings)
+        # Not the run's setting: a server must not choose where a real node writes.
+        personal_dir = str(config.get("personal-dir", ""))
+        return _real_node(key, tier, str(config["data-dir"]), personal_dir, settings)
+    if "partition-id" in config:
         number, total = int(config["partition-id"]), int(config.get("num-partitions", 0))
         if not 0 <= number < total:
             raise SettingsError(
                 f"this node's partition-id is {number} of {total} num-partitions; give it both in "
                 "--node-config, and count from 0."
             )
-        indices = _partitions(source, settings, total)[number]
-        train, test = _split(source.train.subset(indices), settings, number)
         key = str(config.get("client-key", number))
-    else:
-        raise SettingsError(
-            "this node has no data: start its SuperNode with --node-config 'data-dir=\"...\"' "
-            "(or 'partition-id=0 num-partitions=2' to take a share of the data set)."
-        )
-    return LocalNode(
-        key,
-        _tier(context, settings),
-        train,
-        test,
-        get_transform(settings, source, training=True),
-        get_transform(settings, source, training=False),
-        len(source.train.classes),
+        return _simulated_node(key, _tier(context, settings), number, total, settings)
+    raise SettingsError(
+        "this node has no data: start its SuperNode with --node-config 'data-dir=\"...\"' "
+        "(or 'partition-id=0 num-partitions=2' to take a share of the data set)."
     )
 
 
-def _own_parts(source: Source, settings: Settings) -> tuple[ImageSet, ImageSet]:
+# Kept between messages; a node holds positions, not images, so a process may know them all.
+
+
+@lru_cache(maxsize=4)
+def _real_node(
+    key: str, tier: str, data_dir: str, personal_dir: str, settings: Settings
+) -> LocalNode:
+    source = get_source(settings, data_dir)
     if source.test is not None:
-        return source.train, source.test
-    return _split(source.train, settings, 0)
+        train, test = Part.whole(source.train), Part.whole(source.test)
+    else:
+        train, test = _split(Part.whole(source.train), settings, 0)
+    return _node(key, tier, train, test, source, settings, personal_dir)
 
 
-def _split(images: ImageSet, settings: Settings, number: int) -> tuple[ImageSet, ImageSet]:
-    train, test = split_client(images.labels, settings.test_share, seed=settings.seed + number)
-    return images.subset(train), images.subset(test)
+@lru_cache(maxsize=10_000)
+def _simulated_node(key: str, tier: str, number: int, total: int, settings: Settings) -> LocalNode:
+    source = get_source(settings, settings.data_dir)
+    own = Part(source.train, _partitions(source, settings, total)[number])
+    train, test = _split(own, settings, number)
+    return _node(key, tier, train, test, source, settings, settings.personal_dir)
+
+
+def simulated_nodes(settings: Settings) -> list[LocalNode]:
+    """Return all nodes of a simulation with the settings' `num_clients`."""
+    total = settings.num_clients
+    tiers = _assigned_tiers(settings, total)
+    return [
+        _simulated_node(str(number), tier, number, total, settings)
+        for number, tier in enumerate(tiers)
+    ]
+
+
+def _node(
+    key: str,
+    tier: str,
+    train: Part,
+    test: Part,
+    source: Source,
+    settings: Settings,
+    personal_dir: str,
+) -> LocalNode:
+    return LocalNode(
+        key,
+        tier,
+        train,
+        test,
+        source,
+        get_transform(settings, source, training=True),
+        get_transform(settings, source, training=False),
+        personal_dir,
+    )
+
+
+def _split(part: Part, settings: Settings, number: int) -> tuple[Part, Part]:
+    train, test = split_client(part.labels, settings.test_share, seed=settings.seed + number)
+    return Part(part.images, part.positions[train]), Part(part.images, part.positions[test])
 
 
 def _partitions(source: Source, settings: Settings, total: int) -> list[np.ndarray]:
@@ -117,11 +165,15 @@ def _tier(context: Context, settings: Settings) -> str:
     if "tier" in config:
         return str(config["tier"])
     if "partition-id" in config:
-        names = assign_tiers(tiers, int(config["num-partitions"]), settings.seed)
-        return names[int(config["partition-id"])]
+        return _assigned_tiers(settings, int(config["num-partitions"]))[int(config["partition-id"])]
     if len(tiers) == 1:
         return tiers[0].name
     raise SettingsError(
         'this node has no tier: add tier="..." to its --node-config, one of '
         f"{', '.join(tier.name for tier in tiers)}."
     )
+
+
+@lru_cache(maxsize=4)
+def _assigned_tiers(settings: Settings, total: int) -> list[str]:
+    return assign_tiers(get_tiers(settings), total, settings.seed)

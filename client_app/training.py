@@ -6,16 +6,20 @@ import math
 import resource
 import time
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data import BatchTransform, ImageSet
+from client_app.predictor import Predictor
+from data import BatchTransform, Part, epoch_order
 from models import AdapterModel
 from settings import Settings
+from wiring import get_model, uses_bfloat16
+
+KEPT_OPTIMIZERS = 8
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class TrainingResult:
     ----------
     metrics : dict[str, float]
         ``num-examples``, ``train-loss``, loss and accuracy of each exit (means over the last
-        epoch), ``seconds`` and ``peak-bytes`` (the process's largest resident size so far).
+        epoch), ``seconds`` and ``peak-bytes`` (the largest memory so far: of the process, or on a
+        GPU of torch's tensors).
     unchanged : list[str]
         Trained units that are bit for bit what they were: a sign that something is wrong.
     """
@@ -49,106 +54,150 @@ def learning_rate(settings: Settings, server_round: int) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def make_optimizer(
-    settings: Settings, trained: dict[str, nn.Parameter], rate: float
-) -> torch.optim.Optimizer:
-    """Build the optimiser; it starts afresh in every round, as clients keep no state.
+def make_optimizer(settings: Settings, trained: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
+    """Build an optimiser; `restart` gives it its learning rate.
 
     Heads (``<unit>.head...``) have a learning rate of their own: what modulates the frozen pass
     diverges at the rates that a fresh linear layer needs to learn in a few steps.
     """
     heads = {key for key in trained if key.split(".")[1] == "head"}
     groups = [
-        {
-            "params": [trained[key] for key in trained if key in heads],
-            "lr": rate * settings.head_rate,
-        },
-        {"params": [trained[key] for key in trained if key not in heads], "lr": rate},
+        {"params": [trained[key] for key in trained if key in heads], "factor": settings.head_rate},
+        {"params": [trained[key] for key in trained if key not in heads], "factor": 1.0},
     ]
-    parameters = [group for group in groups if group["params"]]
+    filled = [group for group in groups if group["params"]]
+    rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(
-            parameters, lr=rate, weight_decay=settings.weight_decay, fused=True
-        )
-    return torch.optim.SGD(
-        parameters,
-        lr=rate,
-        momentum=0.9 if settings.optimizer == "momentum" else 0.0,
-        weight_decay=settings.weight_decay,
-        fused=True,
+        return torch.optim.AdamW(filled, lr=rate, weight_decay=decay, fused=True)
+    momentum = 0.9 if settings.optimizer == "momentum" else 0.0
+    return torch.optim.SGD(filled, lr=rate, momentum=momentum, weight_decay=decay, fused=True)
+
+
+def restart(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Make a used optimiser like a new one: clients keep no state between rounds."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+    for state in optimizer.state.values():
+        for value in state.values():
+            if isinstance(value, Tensor):
+                value.zero_()
+
+
+class Trainer:
+    """Trains a process's model for one client after the other; its objects are kept between them.
+
+    Parameters
+    ----------
+    model : AdapterModel
+        Changed in place.
+    settings : Settings
+
+    Attributes
+    ----------
+    predictor : Predictor
+        The same model, for evaluation too.
+    """
+
+    def __init__(self, model: AdapterModel, settings: Settings) -> None:
+        self.model = model
+        self.settings = settings
+        self.predictor = make_predictor(model, settings)
+        # By trained keys; a method that trains other units in each phase would pile them up.
+        self._optimizer = lru_cache(maxsize=KEPT_OPTIMIZERS)(self._make_optimizer)
+
+    def _make_optimizer(self, keys: tuple[str, ...]) -> torch.optim.Optimizer:
+        parameters = self.model.adapter_parameters()
+        return make_optimizer(self.settings, {key: parameters[key] for key in keys})
+
+    def train(
+        self,
+        units: list[str],
+        depth: int,
+        part: Part,
+        transform: BatchTransform,
+        *,
+        server_round: int,
+        client_key: str,
+        epochs: int,
+        rate: float | None = None,
+    ) -> TrainingResult:
+        """Train the units on a part of the data, at the round's learning rate or another.
+
+        Gradients exist for these units alone, so autograd records nothing below the lowest of
+        them, and blocks above the last exit within `depth` do not run.
+        """
+        start = time.perf_counter()
+        self.model.train()
+        self.model.set_trained(units)
+        trained = {k: p for k, p in self.model.adapter_parameters().items() if p.requires_grad}
+        before = {key: parameter.detach().clone() for key, parameter in trained.items()}
+        optimizer = self._optimizer(tuple(trained))
+        restart(optimizer, rate or learning_rate(self.settings, server_round))
+        seed = client_seed(self.settings, server_round, client_key)
+        generator = np.random.default_rng(seed)
+        scores: dict[str, Tensor] = {}
+        seen = 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for _ in range(epochs):
+                scores.clear()
+                seen = 0
+                order = epoch_order(part.labels, self.settings.sampling, generator)
+                for logits, labels in self.predictor.batches(
+                    part, transform, depth, self.settings.batch_size, order
+                ):
+                    optimizer.zero_grad()
+                    loss = self.model.loss(logits, labels)
+                    loss.backward()
+                    if self.settings.clip_norm:
+                        nn.utils.clip_grad_norm_(list(trained.values()), self.settings.clip_norm)
+                    optimizer.step()
+                    _add_scores(scores, loss, logits, labels)
+                    seen += len(labels)
+        optimizer.zero_grad()
+        changed = {k.split(".")[0] for k, old in before.items() if not torch.equal(old, trained[k])}
+        metrics = {key: float(total) / seen for key, total in scores.items()}
+        metrics |= {
+            "num-examples": len(part),
+            "seconds": time.perf_counter() - start,
+            "peak-bytes": _peak_bytes(self.model.device),
+        }
+        return TrainingResult(metrics, [unit for unit in units if unit not in changed])
+
+
+def make_predictor(model: AdapterModel, settings: Settings) -> Predictor:
+    """Return the predictor of a model, as the settings want it."""
+    return Predictor(
+        model,
+        cache_bytes=settings.cache_megabytes * 10**6,
+        half=uses_bfloat16(settings),
     )
 
 
-def batches(
-    images: ImageSet, transform: BatchTransform, batch_size: int, order: np.ndarray | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield transformed batches: images ``(B, 3, S, S)`` and labels ``(B,)``, in `order`."""
-    order = np.arange(len(images)) if order is None else order
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        yield transform(images.images[chosen]), torch.from_numpy(images.labels[chosen])
-
-
-def train_locally(
-    model: AdapterModel,
-    units: list[str],
-    depth: int,
-    images: ImageSet,
-    transform: BatchTransform,
-    settings: Settings,
-    *,
-    server_round: int,
-    client_key: str,
-) -> TrainingResult:
-    """Train the units on the images; the model's adapters are changed in place.
-
-    Gradients exist for these units alone, so autograd records nothing below the lowest of them,
-    and blocks above the last exit within `depth` do not run.
-    """
-    start = time.perf_counter()
-    model.train()
-    model.set_trained(units)
-    trained = {k: p for k, p in model.adapter_parameters().items() if p.requires_grad}
-    before = {key: parameter.detach().clone() for key, parameter in trained.items()}
-    parameters = list(trained.values())
-    optimizer = make_optimizer(settings, trained, learning_rate(settings, server_round))
-    seed = client_seed(settings, server_round, client_key)
-    generator = np.random.default_rng(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for _ in range(settings.local_epochs):
-            sums: dict[str, float] = {}
-            order = generator.permutation(len(images))
-            for inputs, labels in batches(images, transform, settings.batch_size, order):
-                optimizer.zero_grad()
-                logits = model(inputs, depth)
-                loss = model.loss(logits, labels)
-                loss.backward()
-                if settings.clip_norm:
-                    nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-                optimizer.step()
-                _add_scores(sums, loss, logits, labels)
-    changed = {
-        key.split(".")[0] for key, old in before.items() if not torch.equal(old, trained[key])
-    }
-    metrics = {key: total / len(images) for key, total in sums.items()}
-    metrics |= {
-        "num-examples": len(images),
-        "seconds": time.perf_counter() - start,
-        "peak-bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
-    return TrainingResult(metrics, [unit for unit in units if unit not in changed])
+@lru_cache(maxsize=2)
+def get_trainer(settings: Settings, num_classes: int) -> Trainer:
+    """Return the process's trainer; each message brings all the adapters that it uses."""
+    return Trainer(get_model(settings, num_classes), settings)
 
 
 @torch.no_grad()
 def _add_scores(
-    sums: dict[str, float], loss: Tensor, logits: dict[int, Tensor], labels: Tensor
+    sums: dict[str, Tensor], loss: Tensor, logits: dict[int, Tensor], labels: Tensor
 ) -> None:
-    """Add a batch's loss and each exit's loss and correct predictions to running sums."""
-    scores = {"train-loss": float(loss) * len(labels)}
-    for exit_block, y in logits.items():
+    """Add a batch's loss and each exit's loss and correct predictions to running sums.
+
+    They stay tensors: on a GPU, reading a number would wait for the step to end.
+    """
+    scores = {"train-loss": loss.detach() * len(labels)}
+    for block, y in logits.items():
         total = nn.functional.cross_entropy(y, labels, reduction="sum")
-        scores[f"train-loss-exit-{exit_block}"] = float(total)
-        scores[f"train-accuracy-exit-{exit_block}"] = float((y.argmax(1) == labels).sum())
+        scores[f"train-loss-exit-{block}"] = total
+        scores[f"train-accuracy-exit-{block}"] = (y.argmax(1) == labels).sum()
     for key, value in scores.items():
-        sums[key] = sums.get(key, 0.0) + value
+        sums[key] = sums[key] + value.double() if key in sums else value.double()
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -2,18 +2,22 @@
 
 from .image_set import DataError, ImageSet, Part, Source
 from .partitions import PARTITIONS, partition
+from .sampling import SAMPLINGS, epoch_order
 from .sources import SourceLoader, load_source, register_source, source_names
 from .split import split_client
-from .transforms import BatchTransform
+from .transforms import AUGMENTATIONS, BatchTransform
 
 __all__ = [
+    "AUGMENTATIONS",
     "PARTITIONS",
+    "SAMPLINGS",
     "BatchTransform",
     "DataError",
     "ImageSet",
     "Part",
     "Source",
     "SourceLoader",
+    "epoch_order",
     "load_source",
     "partition",
     "register_source",

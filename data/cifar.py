@@ -8,29 +8,43 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from .hub import load_hub_splits
 from .image_set import DataError, ImageSet, Source
 from .split import hold_out
-
-HUB_TIMEOUT = 5.0  # seconds
 
 
 @dataclass(frozen=True)
 class Cifar:
-    """Where one of the two data sets lies, and how its parts are called there."""
+    """Where one of the two data sets lies, how its parts are called there, and its statistics."""
 
     hub_id: str
     label_column: str
     torchvision_class: str
     folder: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
 
 
-CIFAR10 = Cifar("uoft-cs/cifar10", "label", "CIFAR10", "cifar-10-batches-py")
-CIFAR100 = Cifar("uoft-cs/cifar100", "fine_label", "CIFAR100", "cifar-100-python")
+CIFAR10 = Cifar(
+    "uoft-cs/cifar10",
+    "label",
+    "CIFAR10",
+    "cifar-10-batches-py",
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+)
+CIFAR100 = Cifar(
+    "uoft-cs/cifar100",
+    "fine_label",
+    "CIFAR100",
+    "cifar-100-python",
+    mean=(0.5071, 0.4865, 0.4409),
+    std=(0.2673, 0.2564, 0.2762),
+)
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
 ENCODED = ("bytes", "offsets", "labels", "classes")
@@ -44,6 +58,11 @@ def load_cifar(cifar: Cifar, data_dir: str, image_size: int, seed: int) -> Sourc
     DataError
         If the hub cannot be reached, or `data_dir` holds none of the known forms.
     """
+    train, test = _load_parts(cifar, data_dir, seed)
+    return Source(train, test, flip=True, mean=cifar.mean, std=cifar.std)
+
+
+def _load_parts(cifar: Cifar, data_dir: str, seed: int) -> tuple[ImageSet, ImageSet]:
     if not data_dir:
         return _from_hub(cifar)
     path = Path(data_dir).expanduser()
@@ -57,8 +76,8 @@ def load_cifar(cifar: Cifar, data_dir: str, image_size: int, seed: int) -> Sourc
     )
 
 
-def _from_hub(cifar: Cifar) -> Source:
-    splits = _hub_splits(cifar)
+def _from_hub(cifar: Cifar) -> tuple[ImageSet, ImageSet]:
+    splits = load_hub_splits(cifar.hub_id, f"a folder that holds {cifar.folder} or to an .npz file")
     train, test = (
         ImageSet(
             _pixels(split["img"]),
@@ -67,35 +86,10 @@ def _from_hub(cifar: Cifar) -> Source:
         )
         for split in (splits["train"], splits["test"])
     )
-    return Source(train, test, flip=True)
+    return train, test
 
 
-def _hub_splits(cifar: Cifar) -> Any:
-    """Return the hub's ``DatasetDict``: what an earlier run downloaded, else from the network."""
-    from datasets import load_dataset
-    from datasets.packaged_modules.cache.cache import Cache
-    from huggingface_hub import HfApi
-
-    name = cifar.hub_id.split("/")[1]
-    try:
-        return Cache(
-            dataset_name=name, repo_id=cifar.hub_id, version="auto", hash="auto"
-        ).as_dataset()
-    except ValueError:
-        pass  # It was never downloaded.
-    try:
-        # load_dataset alone would try an unreachable hub for half a minute.
-        HfApi().dataset_info(cifar.hub_id, timeout=HUB_TIMEOUT)
-        return load_dataset(cifar.hub_id)
-    except Exception as error:  # Whatever the hub's library and its HTTP client raise.
-        raise DataError(
-            f"dataset: {cifar.hub_id} cannot be loaded from the Hugging Face hub "
-            f"({type(error).__name__}); connect this machine to the network, set data-dir to a "
-            f'folder that holds {cifar.folder} or to an .npz file, or choose dataset "digits".'
-        ) from None
-
-
-def _from_torchvision(cifar: Cifar, root: Path) -> Source:
+def _from_torchvision(cifar: Cifar, root: Path) -> tuple[ImageSet, ImageSet]:
     from torchvision import datasets
 
     try:
@@ -119,10 +113,10 @@ def _from_torchvision(cifar: Cifar, root: Path) -> Source:
         )
         for part in parts
     )
-    return Source(train, test, flip=True)
+    return train, test
 
 
-def _from_npz(path: Path, seed: int) -> Source:
+def _from_npz(path: Path, seed: int) -> tuple[ImageSet, ImageSet]:
     """Read one of two forms: arrays of both parts, or encoded images without a test part."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -145,7 +139,7 @@ def _from_npz(path: Path, seed: int) -> Source:
             f"data-dir: {path} must hold the arrays {', '.join(ARRAYS)}, or for encoded images "
             f"{', '.join(ENCODED)}; it holds {', '.join(arrays) or 'none'}."
         )
-    return Source(train, test, flip=True)
+    return train, test
 
 
 def _decode(path: Path, arrays: dict[str, np.ndarray]) -> ImageSet:

@@ -126,10 +126,6 @@ class Part:
         """The labels, ``(N,)`` int64."""
         return self.images.labels[self.positions]
 
-    def take(self, order: np.ndarray) -> Part:
-        """Return the images at these places of this part, in this order."""
-        return Part(self.images, self.positions[order])
-
     @classmethod
     def whole(cls, images: ImageSet) -> Part:
         """Return all images of a set."""
@@ -148,11 +144,18 @@ class Source:
         The server's test set; None where the data have none and could not spare one.
     flip : bool
         Whether an image mirrored left to right keeps its label (a digit or a letter does not).
+    crop_scale : tuple[float, float]
+        Smallest and largest share of an image's area that a random crop shows.
+    mean, std : tuple[float, ...] or None
+        The data set's own statistics per channel, of pixels in 0..1, where it has published ones.
     """
 
     train: ImageSet
     test: ImageSet | None
     flip: bool
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def with_classes(self, classes: Sequence[str]) -> Source:
         """Return the same data with labels that count in `classes`; see `ImageSet`."""

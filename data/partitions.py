@@ -171,8 +171,8 @@ def _natural(owners: Sequence[str] | None, num_clients: int) -> Partitioner:
 
     if owners is None:
         raise DataError(
-            'partition: natural needs images that name their owner, as dataset "folder" has them '
-            "in client/class folders; choose another partition."
+            'partition: natural needs images that name their owner, as dataset "femnist" has '
+            'them, and "folder" in client/class folders; choose another partition.'
         )
     counts = Counter(owners)
     if num_clients > len(counts):

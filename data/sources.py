@@ -8,6 +8,7 @@ from functools import partial
 
 from .cifar import CIFAR10, CIFAR100, load_cifar
 from .digits import load_digits
+from .femnist import load_femnist
 from .folder import load_folder
 from .image_set import DataError, Source
 
@@ -17,6 +18,7 @@ _LOADERS: dict[str, SourceLoader] = {
     "digits": load_digits,
     "cifar10": partial(load_cifar, CIFAR10),
     "cifar100": partial(load_cifar, CIFAR100),
+    "femnist": load_femnist,
     "folder": load_folder,
 }
 

@@ -1,10 +1,13 @@
 """Frozen backbones and what is trained on them: one file per method."""
 
 from .accumulator import AccumulatorModel
+from .anytime import AnytimeClassifier, Prediction
 from .backbone import BUILTIN, Backbone, Block, ModelError, load_backbone
 from .base import SHARED, AdapterModel, ExitHead, State, block_unit
-from .evaluation import ExitScores, evaluate_exits
+from .cost import ExitCost, anytime_profile
+from .evaluation import ExitScores, score_exits
 from .exits import ExitsModel
+from .exported import load_exported, write_exported
 from .registry import METHODS, build_model, parse_exits
 
 __all__ = [
@@ -13,16 +16,22 @@ __all__ = [
     "SHARED",
     "AccumulatorModel",
     "AdapterModel",
+    "AnytimeClassifier",
     "Backbone",
     "Block",
+    "ExitCost",
     "ExitHead",
     "ExitScores",
     "ExitsModel",
     "ModelError",
+    "Prediction",
     "State",
+    "anytime_profile",
     "block_unit",
     "build_model",
-    "evaluate_exits",
     "load_backbone",
+    "load_exported",
     "parse_exits",
+    "score_exits",
+    "write_exported",
 ]

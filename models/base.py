@@ -107,6 +107,24 @@ class AdapterModel(nn.Module, ABC):
         """Embed images ``(B, 3, S, S)``: the state before the first block."""
         return (self.backbone.embed(images),)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return next(self.units.parameters()).device
+
+    @property
+    def has_fixed_features(self) -> bool:
+        """Whether training changes nothing before the heads, so that `features` may be kept."""
+        return False
+
+    def features(self, images: Tensor, depth: int | None = None) -> Tensor:
+        """Return what the heads within `depth` read, ``(B, exits, D)``, without gradients."""
+        raise NotImplementedError(f"{type(self).__name__} has no fixed features")
+
+    def predict_from(self, features: Tensor) -> dict[int, Tensor]:
+        """Return the logits by exit from `features`."""
+        raise NotImplementedError(f"{type(self).__name__} has no fixed features")
+
     @abstractmethod
     def advance(self, state: State, block: int) -> tuple[State, Tensor | None]:
         """Run a block (from 1); return the state after it and, at an exit, logits ``(B, C)``."""
@@ -164,11 +182,12 @@ class AdapterModel(nn.Module, ABC):
         """Return every trained tensor by key, unit by unit: what can travel."""
         return dict(self.units.named_parameters())
 
-    def adapter_arrays(self) -> dict[str, np.ndarray]:
-        """Copy every trained tensor out, by key."""
+    def adapter_arrays(self, units: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        """Copy the trained tensors of some units (without any: of all) out, by key."""
         return {
             key: parameter.detach().cpu().numpy().copy()
             for key, parameter in self.adapter_parameters().items()
+            if units is None or key.split(".")[0] in units
         }
 
     def load_adapters(self, tensors: Mapping[str, np.ndarray]) -> None:

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .base import AdapterModel
-
 
 @dataclass(frozen=True)
 class ExitScores:
@@ -25,22 +23,27 @@ class ExitScores:
         """The plain mean of the exits' accuracies."""
         return sum(self.accuracy.values()) / len(self.accuracy)
 
+    @property
+    def last(self) -> float:
+        """The accuracy of the last exit."""
+        return self.accuracy[max(self.accuracy)]
+
 
 @torch.no_grad()
-def evaluate_exits(
-    model: AdapterModel, batches: Iterable[tuple[Tensor, Tensor]], depth: int | None = None
-) -> ExitScores:
-    """Score every exit within `depth` on batches of images ``(B, 3, S, S)`` and labels ``(B,)``."""
-    model.eval()
-    exits = model.reach(depth)
-    correct, loss, examples = dict.fromkeys(exits, 0), dict.fromkeys(exits, 0.0), 0
-    for images, labels in batches:
+def score_exits(predictions: Iterable[tuple[dict[int, Tensor], Tensor]]) -> ExitScores:
+    """Score batches of logits ``(B, C)`` by exit and labels ``(B,)``; at least one batch."""
+    correct: dict[int, int] = {}
+    loss: dict[int, float] = {}
+    examples = 0
+    for logits_by_exit, labels in predictions:
         examples += len(labels)
-        for exit_block, logits in model(images, depth).items():
-            correct[exit_block] += int((logits.argmax(dim=1) == labels).sum())
-            loss[exit_block] += float(functional.cross_entropy(logits, labels, reduction="sum"))
+        for block, logits in logits_by_exit.items():
+            hits = int((logits.argmax(dim=1) == labels).sum())
+            total = float(functional.cross_entropy(logits, labels, reduction="sum"))
+            correct[block] = correct.get(block, 0) + hits
+            loss[block] = loss.get(block, 0.0) + total
     return ExitScores(
-        {e: count / examples for e, count in correct.items()},
-        {e: total / examples for e, total in loss.items()},
+        {block: count / examples for block, count in correct.items()},
+        {block: total / examples for block, total in loss.items()},
         examples,
     )

@@ -6,6 +6,7 @@ backbone, and the cost of a training step is that of a forward pass.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from .base import AdapterModel, ExitHead, State, block_unit
@@ -32,3 +33,27 @@ class ExitsModel(AdapterModel):
         if block not in self.exits:
             return (tokens,), None
         return (tokens,), self.part(unit, "head")(self.backbone.read_out(tokens))
+
+    @property
+    def has_fixed_features(self) -> bool:
+        """Without adapters in the blocks, nothing trained acts before the heads."""
+        blocks = range(1, self.exits[-1] + 1)
+        return all(self.part(block_unit(block), "adapter") is None for block in blocks)
+
+    @torch.no_grad()
+    def features(self, images: Tensor, depth: int | None = None) -> Tensor:
+        """Return the class tokens at the exits within `depth`, ``(B, exits, D)``."""
+        (tokens,) = self.begin(images)
+        exits, found = self.reach(depth), []
+        for number in range(1, exits[-1] + 1):
+            tokens = self.block(number)(tokens)
+            if number in exits:
+                found.append(self.backbone.read_out(tokens))
+        return torch.stack(found, dim=1)
+
+    def predict_from(self, features: Tensor) -> dict[int, Tensor]:
+        """Apply the heads to kept class tokens."""
+        return {
+            block: self.part(block_unit(block), "head")(tokens)
+            for block, tokens in zip(self.exits, features.unbind(1), strict=False)
+        }

@@ -20,7 +20,8 @@ METHODS: dict[str, type[AdapterModel]] = {
 def parse_exits(text: str, depth: int) -> tuple[int, ...]:
     """Read the setting `exits`: a number of evenly spaced exits, or blocks such as ``3,6,12``.
 
-    A single number n means every (L/n)-th block of the L = `depth` blocks, ending at the last.
+    A single number n means every (L/n)-th block of the L = `depth` blocks, ending at the last;
+    ``3,`` is the one exit after block 3.
 
     Raises
     ------
@@ -28,7 +29,7 @@ def parse_exits(text: str, depth: int) -> tuple[int, ...]:
         When the text is neither, or does not fit the backbone.
     """
     try:
-        numbers = [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.removesuffix(",").split(",")]
     except ValueError:
         raise ModelError(
             f"exits: '{text}' is neither a number of exits nor blocks such as 3,6,9,12."

@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from logging import ERROR, WARNING
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
-from safetensors.numpy import save_file
 
-from client_app.app import EVALUATION_BATCH, USER_ERRORS
-from client_app.training import batches
-from data import DataError
-from models import AdapterModel, evaluate_exits
+from client_app.app import USER_ERRORS
+from client_app.node import simulated_nodes
+from client_app.training import make_predictor
+from data import DataError, Part, Source
+from models import AdapterModel, anytime_profile, write_exported
 from server_app.checkpoint import Checkpoints, read_checkpoint
-from server_app.history import History, Row, read_rows, summarise
+from server_app.history import History, Row, privacy_cost, read_rows, summarise
 from server_app.progress import ProgressLine, print_summary
 from server_app.report import write_report
+from server_app.tensorboard import TensorBoard
 from settings import Settings, SettingsError
 from strategies import (
-    WIRE_DTYPES,
+    BYTES_PER_NUMBER,
     AdapterFedAvg,
+    Aggregation,
     Callback,
     DepthPlanner,
     plain_record,
 )
 from wiring import (
     class_names,
+    describe_adapters,
     get_backbone,
     get_layout,
     get_source,
@@ -54,7 +58,13 @@ def main(grid: Grid, context: Context) -> None:
         raise
 
 
-def run(grid: Grid, settings: Settings, callbacks: Sequence[Callback] = ()) -> Row:
+def run(
+    grid: Grid,
+    settings: Settings,
+    callbacks: Sequence[Callback] = (),
+    *,
+    simulated: bool = False,
+) -> Row:
     """Run a federation; return its summary, which is also written to the output folder.
 
     Parameters
@@ -64,7 +74,11 @@ def run(grid: Grid, settings: Settings, callbacks: Sequence[Callback] = ()) -> R
     settings : Settings
     callbacks : Sequence[Callback]
         Further hooks, called after the app's own.
+    simulated : bool
+        Whether the clients are partitions of the server's own data, which the report may show.
     """
+    if settings.noise_multiplier:
+        privacy_cost(settings, settings.rounds)  # fails before the run where it cannot be told
     output = Path(settings.output_dir).expanduser().resolve()
     resumed = Path(settings.resume).expanduser().resolve() if settings.resume else None
     checkpoint = read_checkpoint(resumed, settings) if resumed else None
@@ -76,28 +90,36 @@ def run(grid: Grid, settings: Settings, callbacks: Sequence[Callback] = ()) -> R
         strategy.load_server_state(checkpoint.method)
         strategy.completed_rounds = checkpoint.server_round
     initial = model.adapter_arrays()
-    evaluate = central_evaluation(settings, model)
+    source = central_source(settings)
+    description = describe_adapters(settings, source, names, model.exits)
+    evaluate = central_evaluation(settings, model, source)
     prepare_folder(output, keep=output == resumed)
     (output / "settings.toml").write_text(settings.to_toml())
-    history = History(output)
+    history, progress = History(output, settings), ProgressLine()
     history.begin(resumed, strategy.completed_rounds)
-    strategy.callbacks += [
-        history,
-        Checkpoints(settings, output),
-        ProgressLine(),
-        *callbacks,
-    ]
-    result = strategy.start(
-        grid,
-        plain_record(initial),
-        num_rounds=settings.rounds,
-        timeout=settings.round_timeout,
-        evaluate_fn=evaluate,
-    )
-    export_adapters(settings, names, result.arrays, output / "adapters")
+    strategy.callbacks += [history, Checkpoints(settings, output), progress]
+    if settings.tensorboard:
+        strategy.callbacks.append(TensorBoard(output))
+    strategy.callbacks += callbacks
+    try:
+        result = strategy.start(
+            grid,
+            plain_record(initial),
+            num_rounds=settings.rounds,
+            timeout=settings.round_timeout,
+            evaluate_fn=evaluate,
+        )
+    finally:
+        progress.close()
+    tensors = {key: array.numpy() for key, array in result.arrays.items()}
+    write_exported(output / "adapters", tensors, description)
+    write_json(output / "anytime.json", anytime_profile(model))
+    if simulated:
+        write_json(output / "partition.json", partition_table(settings, names))
     summary = write_summary(settings, strategy, model, output)
-    write_report(output)
-    print_summary(summary, str(output))
+    if settings.report:
+        write_report(output)
+    print_summary(summary, output)
     return summary
 
 
@@ -137,31 +159,43 @@ def make_strategy(settings: Settings, model: AdapterModel) -> AdapterFedAvg:
         train_nodes=settings.clients_per_round,
         min_replies=settings.min_replies,
         evaluate_every=settings.evaluate_every,
+        aggregation=Aggregation(
+            settings.aggregation,
+            settings.trim_share,
+            settings.clip_update,
+            settings.noise_multiplier,
+        ),
+        personalise=settings.personalise_epochs > 0,
         wire_dtype=settings.wire_dtype,
         seed=settings.seed,
     )
 
 
-def central_evaluation(
-    settings: Settings, model: AdapterModel
-) -> Callable[[int, ArrayRecord], MetricRecord | None] | None:
-    """Return Flower's evaluate_fn on the central test set; None where the server has no data."""
+def central_source(settings: Settings) -> Source | None:
+    """Return the server's own data; None where it has none, as in a deployment."""
     try:
-        source = get_source(settings, settings.data_dir)
+        return get_source(settings, settings.data_dir)
     except DataError as error:
         if not settings.classes or settings.data_dir:
             raise
         log(WARNING, "No central evaluation, as the server has no data of its own: %s", error)
         return None
-    test, transform = source.test, get_transform(settings, source, training=False)
-    if test is None:
+
+
+def central_evaluation(
+    settings: Settings, model: AdapterModel, source: Source | None
+) -> Callable[[int, ArrayRecord], MetricRecord | None] | None:
+    """Return Flower's evaluate_fn on the central test set; None where there is no such set."""
+    if source is None or source.test is None:
         return None
+    test, transform = Part.whole(source.test), get_transform(settings, source, training=False)
+    predictor = make_predictor(model, settings)
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if server_round % settings.evaluate_every and server_round != settings.rounds:
             return None
         model.load_adapters({key: array.numpy() for key, array in arrays.items()})
-        scores = evaluate_exits(model, batches(test, transform, EVALUATION_BATCH))
+        scores = predictor.score(test, transform)
         return MetricRecord(
             {
                 **{f"accuracy-exit-{e}": value for e, value in scores.accuracy.items()},
@@ -173,24 +207,20 @@ def central_evaluation(
     return evaluate
 
 
-def export_adapters(
-    settings: Settings, names: tuple[str, ...], arrays: ArrayRecord, folder: Path
-) -> None:
-    """Write the final bank, with what is needed to build its model again, to `folder`."""
-    folder.mkdir(exist_ok=True)
-    tensors: dict[str, np.ndarray] = {key: array.numpy() for key, array in arrays.items()}
-    save_file(tensors, folder / "adapters.safetensors")
-    description = {
-        "method": settings.method,
-        "backbone": settings.backbone,
-        "image-size": get_backbone(settings).image_size,
-        "exits": settings.exits,
-        "adapter": settings.adapter,
-        "adapter-rank": settings.adapter_rank,
-        "options": settings.method_options(),
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a file that people read, too."""
+    file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def partition_table(settings: Settings, names: tuple[str, ...]) -> dict[str, Any]:
+    """Count the training examples of each class at every simulated client."""
+    return {
         "classes": list(names),
+        "clients": {
+            node.client_key: np.bincount(node.train.labels, minlength=len(names)).tolist()
+            for node in simulated_nodes(settings)
+        },
     }
-    (folder / "adapters.json").write_text(json.dumps(description, indent=1) + "\n")
 
 
 def write_summary(
@@ -209,7 +239,7 @@ def write_summary(
             name: sum(layout.size(unit) for unit in plan.trained) for name, plan in plans.items()
         },
         full_model_parameters=get_backbone(settings).num_parameters() + adapters,
-        bytes_per_number=WIRE_DTYPES[settings.wire_dtype].itemsize,
+        bytes_per_number=BYTES_PER_NUMBER[settings.wire_dtype],
     )
-    (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(output / "summary.json", summary)
     return summary

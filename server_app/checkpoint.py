@@ -22,7 +22,7 @@ from strategies import AdapterFedAvg, Callback, RoundReport
 FORMAT = 1
 KEPT = 2
 # What may differ between a run and its continuation.
-FREE = ("output-dir", "resume")
+FREE = ("output-dir", "resume", "report", "tensorboard")
 
 
 @dataclass(frozen=True)

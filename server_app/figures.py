@@ -7,35 +7,47 @@ server may run in a thread.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from statistics import mean
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from server_app.history import EXIT_ACCURACY, Row, last_evaluation
+from server_app.history import (
+    EXIT_ACCURACY,
+    Row,
+    bytes_by_round,
+    central_by_round,
+    clients_by_round,
+    exit_scores,
+)
+from server_app.page import readable_bytes, readable_flops
 from server_app.plotting import (
     INK,
-    MOST_BARS,
     MOST_LABELS,
     MUTED,
+    SIZE,
     TEXT,
     Line,
     add_legend,
     depth_colours,
     draw_bars,
     line_figure,
-    name_axis,
     new_figure,
     percent_axis,
-    shorten,
-    tier_colours,
+    quantity_axis,
+    style_axes,
+    whole_numbers,
 )
-from server_app.report import readable_bytes
 
-PHASE_COLOURS = ("#30588c", "#c9553d", "#8fb0d3", "#c9d3de")
+DARK, RED, LIGHT = "#30588c", "#c9553d", "#8fb0d3"
+PHASE_COLOURS = {
+    "train": DARK,
+    "aggregate": RED,
+    "client-evaluate": LIGHT,
+    "server-evaluate": "#c9d3de",
+}
 
 
 def central_accuracy(metrics: Sequence[Row]) -> Figure | None:
@@ -51,6 +63,72 @@ def training_loss(metrics: Sequence[Row]) -> Figure | None:
         *_exit_lines(metrics, "train-loss-exit-"),
     ]
     return line_figure("training loss (logarithmic)", lines, "{:.3g}".format, log=True)
+
+
+def accuracy_over_bytes(metrics: Sequence[Row], clients: Sequence[Row]) -> Figure | None:
+    """Draw accuracy over the bytes of training so far, up and down.
+
+    Of the last exit and the mean of the exits, on the central test set; where the server has none,
+    the clients' mean on their own.
+    """
+    last, of_exits = central_by_round(list(metrics))
+    sent = bytes_by_round(list(metrics))
+    if last:
+        lines = [
+            Line("last exit", DARK, *_over(sent, last)),
+            Line("mean of exits", RED, *_over(sent, of_exits)),
+        ]
+        title = "central accuracy, %"
+    else:
+        lines = [Line("clients", DARK, *_over(sent, clients_by_round(list(clients))))]
+        title = "mean accuracy of the clients, %"
+    x = "training messages so far, up and down"
+    return line_figure(title, lines, "{:.1f}".format, x=x, write_x=readable_bytes)
+
+
+def anytime(metrics: Sequence[Row], cost: Row | None) -> Figure | None:
+    """Draw the last accuracy of each exit over the compute and the time to its answer.
+
+    `cost` is anytime.json; the accuracy is central or, without a central test set, the clients'.
+    """
+    scores, owner = _last(metrics, EXIT_ACCURACY), "central"
+    if not scores:
+        scores, owner = _last(metrics, f"client-{EXIT_ACCURACY}"), "clients'"
+    spent = {int(block): row for block, row in (cost or {"exits": {}})["exits"].items()}
+    exits = sorted({*scores} & {*spent})
+    if cost is None or not exits:
+        return None
+    figure = Figure(figsize=SIZE, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    threads = f"{cost['threads']} thread{'s' if cost['threads'] != 1 else ''}"
+    style_axes(left, f"{owner} accuracy, %, by exit", "FLOPs per image")
+    style_axes(right, "", f"milliseconds per image ({cost['device']}, {threads})")
+    heights = [scores[block] for block in exits]
+    step = math.ceil(len(exits) / MOST_LABELS)
+    for axes, key in ((left, "flops"), (right, "milliseconds")):
+        at = [spent[block][key] for block in exits]
+        axes.plot(at, heights, color="#b8c1cb", lw=1.4, zorder=1)
+        axes.scatter(at, heights, 34, color=depth_colours(len(exits)), zorder=2)
+        for place, height, block in list(zip(at, heights, exits, strict=True))[::-step]:
+            axes.annotate(
+                str(block),
+                (place, height),
+                (0, 6),
+                textcoords="offset points",
+                ha="center",
+                color=INK,
+                **TEXT,
+            )
+        quantity_axis(axes, readable_flops if key == "flops" else "{:g}".format)
+        axes.set_xlim(right=1.08 * max(at))
+    percent_axis(left)
+    points = [
+        f"exit {b}: {scores[b]:.1f} % after {readable_flops(spent[b]['flops'])} FLOPs, "
+        f"{spent[b]['milliseconds']:.3g} ms"
+        for b in exits
+    ]
+    figure.set_label(f"{owner} accuracy by compute and time: {'; '.join(points)}")
+    return figure
 
 
 def accuracy_by_exit(metrics: Sequence[Row]) -> Figure | None:
@@ -77,68 +155,6 @@ def accuracy_by_exit(metrics: Sequence[Row]) -> Figure | None:
     return figure
 
 
-def client_accuracy(clients: Sequence[Row], tiers: Sequence[str]) -> Figure | None:
-    """Draw each client's last accuracy as a dot, by tier, over a box of median and quartiles."""
-    rows = last_evaluation(list(clients))
-    if not rows:
-        return None
-    figure, axes = new_figure("accuracy of each client, %")
-    groups = [sorted(100 * r["accuracy"] for r in rows if r["tier"] == tier) for tier in tiers]
-    boxes = axes.boxplot(
-        groups,
-        positions=range(len(tiers)),
-        widths=0.62,
-        showfliers=False,
-        showcaps=False,
-        patch_artist=True,
-        boxprops={"edgecolor": "none"},
-        medianprops={"color": INK, "linewidth": 1.6},
-        whiskerprops={"color": INK, "linewidth": 0.9},
-    )
-    for at, (values, box) in enumerate(zip(groups, boxes["boxes"], strict=True)):
-        colour = tier_colours(tiers)[at]
-        box.set_facecolor((colour, 0.16))
-        # The golden ratio spreads neighbours in value widely, and the same way each time.
-        across = at + 0.46 * (np.arange(len(values)) * 0.618034 % 1 - 0.5)
-        size = min(26, max(3, 2500 / max(1, len(values))))
-        axes.scatter(across, values, size, color=colour, alpha=0.75, linewidths=0, zorder=3)
-    names = [f"{shorten(tier)} ({len(g):,})" for tier, g in zip(tiers, groups, strict=True)]
-    name_axis(axes, names)
-    percent_axis(axes)
-    return figure
-
-
-def tier_accuracy(clients: Sequence[Row], tiers: Sequence[str]) -> Figure | None:
-    """Draw the mean accuracy of each tier's clients over the rounds."""
-    found: dict[str, dict[int, list[float]]] = {tier: defaultdict(list) for tier in tiers}
-    for row in clients:
-        if row["phase"] == "evaluate" and not row["refused"]:
-            found[row["tier"]][row["round"]].append(100 * row["accuracy"])
-    lines = [
-        Line(shorten(tier), colour, list(found[tier]), [mean(v) for v in found[tier].values()])
-        for tier, colour in zip(tiers, tier_colours(tiers), strict=True)
-    ]
-    title = "mean accuracy of the tier's clients, %"
-    return line_figure(title, lines, "{:.1f}".format)
-
-
-def training_examples(clients: Sequence[Row], tiers: Sequence[str]) -> Figure | None:
-    """Draw the number of training examples of each client that trained, by tier."""
-    trained = [r for r in clients if r["phase"] == "train" and "num-examples" in r]
-    sizes = {row["client"]: (tiers.index(row["tier"]), -row["num-examples"]) for row in trained}
-    if not sizes:
-        return None
-    figure, axes = new_figure("training examples of each client")
-    order = sorted(sizes, key=lambda client: sizes[client])
-    for index, (tier, colour) in enumerate(zip(tiers, tier_colours(tiers), strict=True)):
-        at = [place for place, client in enumerate(order) if sizes[client][0] == index]
-        top = np.array([-sizes[order[place]][1] for place in at])
-        draw_bars(axes, at, 0 * top, top, len(order), colour, f"{shorten(tier)} ({len(at):,})")
-    name_axis(axes, [shorten(client) for client in order] if len(order) <= MOST_BARS else [])
-    add_legend(figure, columns=3)
-    return figure
-
-
 def bytes_per_round(
     metrics: Sequence[Row], clients: Sequence[Row], full_model: int
 ) -> Figure | None:
@@ -152,9 +168,9 @@ def bytes_per_round(
     each = full_model / max(1, messages.total()) / 2
     lines = [
         Line("full model", MUTED, list(messages), [each * n for n in messages.values()]),
-        Line("evaluation down", "#c9553d", *_series(evaluated, "evaluate-bytes-down")),
-        Line("down", "#8fb0d3", *_series(metrics, "bytes-down")),
-        Line("up", "#30588c", *_series(metrics, "bytes-up")),
+        Line("evaluation down", RED, *_series(evaluated, "evaluate-bytes-down")),
+        Line("down", LIGHT, *_series(metrics, "bytes-down")),
+        Line("up", DARK, *_series(metrics, "bytes-up")),
     ]
     return line_figure("bytes per round, each way (logarithmic)", lines, readable_bytes, log=True)
 
@@ -165,10 +181,13 @@ def seconds_per_phase(metrics: Sequence[Row]) -> Figure | None:
     if not rows:
         return None
     figure, axes = new_figure("seconds per round", x="round")
+    whole_numbers(axes)
     rounds, base = [row["round"] for row in rows], np.zeros(len(rows))
-    for index, phase in enumerate(dict.fromkeys(key for row in rows for key in row["seconds"])):
+    # In one order and one colour each, whatever order a round noted them in.
+    found = dict.fromkeys(key for row in rows for key in row["seconds"])
+    for phase in sorted(found, key=[*PHASE_COLOURS, *found].index):
         seconds = np.array([row["seconds"].get(phase, 0.0) for row in rows])
-        label, colour = f"{phase}: {seconds.sum():,.1f} s", PHASE_COLOURS[index % 4]
+        label, colour = f"{phase}: {seconds.sum():,.1f} s", PHASE_COLOURS.get(phase, MUTED)
         draw_bars(axes, rounds, base, base + seconds, len(rows), colour, label)
         base = base + seconds
     add_legend(figure, columns=2)
@@ -187,9 +206,14 @@ def _exit_lines(metrics: Sequence[Row], prefix: str, scale: float = 1) -> list[L
 
 def _last(metrics: Sequence[Row], prefix: str) -> dict[int, float]:
     """Return the percentages by exit of the last row that has them."""
-    rows = [{k: v for k, v in row.items() if k.startswith(prefix)} for row in metrics]
-    last: Row = next((row for row in reversed(rows) if row), {})
-    return {int(key.removeprefix(prefix)): 100 * value for key, value in last.items()}
+    last = next(filter(None, (exit_scores(row, prefix) for row in reversed(metrics))), {})
+    return {block: 100 * share for block, share in last.items()}
+
+
+def _over(sent: dict[int, int], shares: dict[int, float]) -> tuple[list[int], list[float]]:
+    """Return the bytes sent by the rounds of `shares`, and these as percentages."""
+    rounds = [number for number in shares if number in sent]
+    return [sent[number] for number in rounds], [100 * shares[number] for number in rounds]
 
 
 def _series(metrics: Iterable[Row], key: str, scale: float = 1) -> tuple[list[int], list[float]]:

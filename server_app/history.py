@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from settings import Settings, SettingsError
-from strategies import AdapterFedAvg, Callback, RoundReport
+from strategies import PERSONALISE_PHASE, AdapterFedAvg, Callback, RoundReport, epsilon
 
 Row = dict[str, Any]
 EXIT_ACCURACY = "accuracy-exit-"
@@ -19,7 +21,8 @@ EXIT_ACCURACY = "accuracy-exit-"
 class History(Callback):
     """Appends a row per round to metrics.jsonl, and one per client and phase to clients.jsonl."""
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, settings: Settings) -> None:
+        self.settings = settings
         self.metrics_file = output / "metrics.jsonl"
         self.clients_file = output / "clients.jsonl"
 
@@ -32,7 +35,12 @@ class History(Callback):
                     "copy the whole output folder."
                 )
             rows = read_rows(resumed_from / file.name) if resumed_from else []
-            kept = [row for row in rows if row["round"] <= server_round]
+            # A resumed run personalises anew.
+            kept = [
+                row
+                for row in rows
+                if row["round"] <= server_round and row.get("phase") != PERSONALISE_PHASE
+            ]
             beside = file.with_suffix(".tmp")
             beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
             beside.replace(file)
@@ -64,7 +72,17 @@ class History(Callback):
             "evaluate-bytes-up": evaluate_up,
             "seconds": {phase: round(value, 4) for phase, value in report.seconds.items()},
         }
+        if self.settings.noise_multiplier:
+            row["epsilon"] = privacy_cost(self.settings, report.server_round)
         self._append(self.metrics_file, [row])
+        self._append_clients(report)
+
+    def on_personalised(self, strategy: AdapterFedAvg, report: RoundReport) -> None:
+        """Enter what the clients made of the final bank."""
+        del strategy
+        self._append_clients(report)
+
+    def _append_clients(self, report: RoundReport) -> None:
         self._append(
             self.clients_file,
             [
@@ -86,6 +104,11 @@ class History(Callback):
     def _append(file: Path, rows: list[Row]) -> None:
         with file.open("a") as stream:
             stream.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def privacy_cost(settings: Settings, rounds: int) -> float:
+    """Return the epsilon of so many rounds: a bound for every client."""
+    return epsilon(settings.noise_multiplier, rounds, settings.privacy_delta)
 
 
 def _finite(metrics: Mapping[str, Any]) -> Row:
@@ -130,6 +153,7 @@ def summarise(
     Returns
     -------
     Row
+        ``personalisation`` and ``privacy`` are there when the run had them.
         ``bytes`` are sums over all training messages of the run; ``full-model`` is what the same
         messages would have cost, both ways, with every weight in fp32. ``worst-decile`` is the
         mean of the worst tenth of the clients (one at least).
@@ -150,7 +174,7 @@ def summarise(
             },
             **({"mean": central["accuracy-mean"]} if central else {}),
         },
-        "client-accuracy": _client_accuracy(clients, list(trainable)),
+        "client-accuracy": _client_accuracy(last_evaluation(clients), list(trainable)),
         "bytes": {
             "up": sum(row["bytes-up"] for row in trained),
             "down": sum(row["bytes-down"] for row in trained),
@@ -161,7 +185,37 @@ def summarise(
         },
         "seconds": round(sum(sum(row.get("seconds", {}).values()) for row in metrics), 2),
         "trainable-parameters": dict(trainable),
+        **_personalisation(settings, clients, list(trainable)),
+        **_privacy(settings),
     }
+
+
+def exit_scores(row: Row, prefix: str = EXIT_ACCURACY) -> dict[int, float]:
+    """Return the values of a row that are named `prefix` and a block, in order of depth."""
+    blocks = sorted(int(key.removeprefix(prefix)) for key in row if key.startswith(prefix))
+    return {block: row[f"{prefix}{block}"] for block in blocks}
+
+
+def central_by_round(metrics: list[Row]) -> tuple[dict[int, float], dict[int, float]]:
+    """Return the central accuracy by round: of the last exit, and the mean over the exits."""
+    rows = {row["round"]: row for row in metrics if exit_scores(row)}
+    last = {number: list(exit_scores(row).values())[-1] for number, row in rows.items()}
+    return last, {number: row["accuracy-mean"] for number, row in rows.items()}
+
+
+def clients_by_round(clients: list[Row]) -> dict[int, float]:
+    """Return the clients' mean accuracy, all counting alike, by the rounds they evaluated in."""
+    found: dict[int, list[float]] = defaultdict(list)
+    for row in clients:
+        if row["phase"] == "evaluate" and not row["refused"] and "accuracy" in row:
+            found[row["round"]].append(row["accuracy"])
+    return {number: mean(values) for number, values in found.items()}
+
+
+def bytes_by_round(metrics: list[Row]) -> dict[int, int]:
+    """Return the bytes of all training messages so far, up and down, by round."""
+    sent = accumulate(row.get("bytes-up", 0) + row.get("bytes-down", 0) for row in metrics)
+    return {row["round"]: total for row, total in zip(metrics, sent, strict=True)}
 
 
 def last_evaluation(clients: list[Row]) -> list[Row]:
@@ -172,15 +226,43 @@ def last_evaluation(clients: list[Row]) -> list[Row]:
     return [row for row in rows if row["round"] == last]
 
 
-def _client_accuracy(clients: list[Row], tiers: list[str]) -> dict[str, float]:
-    """Mean, worst decile and mean per tier, in order, of the clients' last accuracies."""
-    rows = last_evaluation(clients)
+def _client_accuracy(rows: list[Row], tiers: list[str], key: str = "accuracy") -> dict[str, float]:
+    """Mean, worst decile and mean per tier, in order, of a row per client."""
     if not rows:
         return {}
-    values = sorted(row["accuracy"] for row in rows)
-    of_tier = {tier: [row["accuracy"] for row in rows if row["tier"] == tier] for tier in tiers}
+    values = sorted(row[key] for row in rows)
+    of_tier = {tier: [row[key] for row in rows if row["tier"] == tier] for tier in tiers}
     return {
         "mean": mean(values),
         "worst-decile": mean(values[: max(1, len(values) // 10)]),
         **{tier: mean(found) for tier, found in of_tier.items() if found},
+    }
+
+
+def _personalisation(settings: Settings, clients: list[Row], tiers: list[str]) -> Row:
+    """What local epochs from the final bank changed, on the clients' own test parts."""
+    personalised = [row for row in clients if row["phase"] == PERSONALISE_PHASE]
+    rows = [row for row in personalised if not row["refused"]]
+    if not rows:
+        return {}
+    return {
+        "personalisation": {
+            "epochs": settings.personalise_epochs,
+            "before": _client_accuracy(rows, tiers, "accuracy-before"),
+            "after": _client_accuracy(rows, tiers),
+        }
+    }
+
+
+def _privacy(settings: Settings) -> Row:
+    """What noise on the mean promises each client after all rounds."""
+    if not settings.noise_multiplier:
+        return {}
+    return {
+        "privacy": {
+            "epsilon": privacy_cost(settings, settings.rounds),
+            "delta": settings.privacy_delta,
+            "noise-multiplier": settings.noise_multiplier,
+            "clip": settings.clip_update,
+        }
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from logging import ERROR
 from typing import Any
@@ -13,6 +12,8 @@ from flwr.clientapp import ClientApp
 from flwr.common import log
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
+
+from strategies import receive
 
 RUN_ID = 1
 
@@ -44,7 +45,7 @@ class InProcessGrid(Grid):
             for number in range(num_nodes)
         }
         self._run: Any = None
-        self._replies: dict[str, Message] = {}
+        self._queue: dict[str, Message] = {}
         _introduce_process()
 
     def set_run(self, run: Any) -> None:
@@ -72,35 +73,38 @@ class InProcessGrid(Grid):
         return list(self.contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Run each message and keep its reply."""
+        """Queue messages; a message runs when its reply is pulled."""
         ids = []
         for message in messages:
             message_id = str(uuid4())
             message.metadata.__dict__["_message_id"] = message_id
-            self._replies[message_id] = self._call(message)
+            self._queue[message_id] = message
             ids.append(message_id)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Hand out the replies."""
-        return [self._replies.pop(message_id) for message_id in message_ids]
+        """Run the message that was pushed first; return its reply.
+
+        One at a time, so that no more than one reply is in memory.
+        """
+        wanted = set(message_ids)
+        first = next((message_id for message_id in self._queue if message_id in wanted), None)
+        return [] if first is None else [self._call(self._queue.pop(first))]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Run the messages; those not begun when the time is over get no reply."""
-        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
-        ids: list[str] = []
-        for message in messages:
-            if time.monotonic() > deadline:
-                break
-            ids.extend(self.push_messages([message]))
-        return self.pull_messages(ids)
+        """Run the messages; those that did not end in time get no reply."""
+        return list(receive(self, messages, float("inf") if timeout is None else timeout))
 
     def _call(self, message: Message) -> Message:
         """Call the app; what it raises becomes an error reply, as on a real node."""
         try:
-            return self.client_app(message, self.contexts[message.metadata.dst_node_id])
+            reply = self.client_app(message, self.contexts[message.metadata.dst_node_id])
+            if reply.metadata.reply_to_message_id == message.metadata.message_id:
+                return reply
+            # A mod of Flower that fails answers its own reply: nobody would wait for that.
+            return Message(reply.error, reply_to=message)
         except Exception as error:
             log(ERROR, "ClientApp raised an exception", exc_info=error)
             reason = f"{type(error).__name__}: {error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -57,11 +58,15 @@ class ProgressLine(Callback):
     def on_finish(self, strategy: AdapterFedAvg) -> None:
         """Close the bar."""
         del strategy
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal back, also where a run ends in an exception; closing twice is fine."""
         if self.bar is not None:
             self.bar.stop()
 
 
-def print_summary(summary: Row, output: str, console: Console | None = None) -> None:
+def print_summary(summary: Row, output: Path, console: Console | None = None) -> None:
     """Print the summary as a table, and where the results lie."""
     console = console or Console(highlight=False)
     table = Table(title=f"{summary['method']}, {summary['rounds']} rounds", title_justify="left")
@@ -72,15 +77,24 @@ def print_summary(summary: Row, output: str, console: Console | None = None) -> 
         table.add_row(f"central accuracy, {label}", f"{100 * value:.1f} %")
     for name, value in summary["client-accuracy"].items():
         table.add_row(f"client accuracy, {name}", f"{100 * value:.1f} %")
+    if personal := summary.get("personalisation"):
+        for name, value in personal["after"].items():
+            before = f"{100 * personal['before'][name]:.1f}"
+            table.add_row(f"personalised (before), {name}", f"{100 * value:.1f} ({before}) %")
     counts = summary["bytes"]
     table.add_row("bytes up (the trained tensors' own)", _pair(counts["up"], counts["minimum-up"]))
     table.add_row("bytes down", f"{counts['down'] / 1e6:.2f} MB")
     sent = counts["up"] + counts["down"]
     if sent:
         table.add_row("whole model instead", f"{counts['full-model'] / sent:.0f} times as much")
+    if privacy := summary.get("privacy"):
+        cost = f"{privacy['epsilon']:.3g} at delta {privacy['delta']:.1g}"
+        table.add_row("privacy, epsilon", cost)
     table.add_row("seconds", f"{summary['seconds']:.0f}")
     console.print(table)
-    console.print(f"Report: {output}/report.html", soft_wrap=True)
+    report = output / "report.html"
+    found = f"Report: {report}" if report.is_file() else f"Results: {output}"
+    console.print(found, soft_wrap=True)
 
 
 def _percent(value: Any) -> str:

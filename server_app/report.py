@@ -3,125 +3,45 @@
 from __future__ import annotations
 
 import json
-import math
-from base64 import b64encode
-from collections.abc import Iterable, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
 from statistics import mean
-from string import Template
 from typing import Any
 
-from server_app.history import Row, read_rows
-from settings import Settings, load_toml
+from server_app.history import Row
+from server_app.page import NONE, figure_section, percent, readable_bytes, table, write_page
+from server_app.runs import Run, read_run
+from settings import Settings
 
-NONE = "\N{EN DASH}"
-DPI = 200  # two pixels for each of the page
 MOST_REFUSED = 100  # rows of the table of refused replies
 
 CAPTIONS = {
     "central-accuracy": "<b>Central accuracy</b> of each exit on the server's test set; round 0 is "
     "before any training.",
-    "training-loss": "<b>Training loss</b> on the clients' own data: what they minimise, and the "
-    "cross-entropy of each exit; means over the clients that reach it, weighted by examples.",
+    "accuracy-over-bytes": "<b>Accuracy against bytes:</b> what the training messages of all "
+    "clients so far, up and down, have bought.",
     "accuracy-by-exit": "<b>Final accuracy by exit:</b> bars are central; circles are the "
     "clients' own test parts, over the clients whose tier reaches the exit.",
+    "anytime": "<b>Anytime inference:</b> the final accuracy of each exit against what it costs to "
+    "answer there, from the image on. Numbers are blocks; a multiply-add counts as 2 FLOPs; times "
+    "are medians on the server.",
     "client-accuracy": "<b>Final accuracy of the clients</b> on their own test parts, at the last "
     "exit each runs: a dot is a client, a box spans the quartiles around the median.",
     "tier-accuracy": "<b>Clients' accuracy by tier</b> over the rounds, each client on its own "
     "test part; all clients of a tier count alike.",
+    "personalisation": "<b>Personalisation:</b> each client on its own test part with the "
+    "federation's adapters (circle), and after further training on its own data (dot).",
+    "partition": "<b>Who has what:</b> training examples of each client, and of each class among "
+    "them, white where there are none; clients by tier, a colour for each, and by key.",
     "training-examples": "<b>Who has what:</b> training examples of every client that has "
     "trained, by tier, largest first.",
+    "training-loss": "<b>Training loss</b> on the clients' own data: what they minimise, and the "
+    "cross-entropy of each exit; means over the clients that reach it, weighted by examples.",
     "bytes": "<b>Bytes per round</b> of the training messages and of the adapters sent for "
     "evaluation, beside training that sends every weight of the model in fp32.",
     "seconds": "<b>Time per round</b> by phase, on the server's clock, with the totals of the run.",
 }
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-* { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: #1f2933; overflow-wrap: anywhere;
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
-  font-variant-numeric: tabular-nums; }
-main { max-width: 1000px; margin: 0 auto; padding: 40px 20px 64px; }
-h1 { margin: 0; font-size: 30px; line-height: 1.2; letter-spacing: -0.015em; }
-h2 { margin: 44px 0 8px; font-size: 19px; }
-p { margin: 6px 0 12px; }
-p, figcaption, small, th, dt, footer { color: #5f6c7b; }
-.keys { display: grid; grid-template-columns: repeat(auto-fit, minmax(145px, 1fr)); gap: 1px;
-  margin-top: 28px; border: 1px solid #e1e5ea; border-radius: 10px; background: #e1e5ea;
-  overflow: hidden; }
-.keys div { background: #fff; padding: 14px 16px; }
-.keys span, .keys small { display: block; font-size: 13px; line-height: 1.35; }
-.keys b { display: block; font-size: 25px; letter-spacing: -0.02em; margin: 3px 0 2px; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr));
-  gap: 36px 28px; margin-top: 36px; }
-figure { margin: 0; break-inside: avoid; max-width: 560px; }
-figure img { width: 100%; display: block; }
-figcaption { font-size: 14px; line-height: 1.45; margin-top: 8px; }
-figcaption b { color: #1f2933; }
-.wide { overflow-x: auto; overflow-wrap: normal; }
-table { border-collapse: collapse; width: 100%; font-size: 15px; }
-th, td { padding: 7px 0 7px 10px; text-align: right; border-bottom: 1px solid #e6e9ed; }
-th { font-weight: 500; font-size: 13px; }
-.numbers td { white-space: nowrap; }
-.text th, .text td, th:first-child, td:first-child { text-align: left; }
-th:first-child, td:first-child { padding-left: 0; }
-dl { columns: 2 380px; column-gap: 28px; margin: 0; font-size: 14px; }
-dl div { display: flex; gap: 16px; justify-content: space-between; break-inside: avoid;
-  padding: 4px 8px; border-bottom: 1px solid #eef1f4; }
-dt { flex: none; }
-dd { margin: 0; text-align: right; }
-dd small { display: block; font-weight: 400; }
-.changed { background: #fff6e0; font-weight: 600; }
-.changed dt { color: inherit; }
-footer { margin-top: 44px; font-size: 13px; }
-@media (max-width: 480px) { table { font-size: 13px; } }
-@media print {
-  @page { margin: 14mm; }
-  body, table { font-size: 12px; }
-  main { max-width: none; padding: 0; }
-  .keys { grid-template-columns: repeat(6, 1fr); }
-  .keys div { padding: 8px; }
-  .keys b { font-size: 17px; }
-  .keys span, .keys small, figcaption, th, footer { font-size: 11px; }
-  .figures { grid-template-columns: 1fr 1fr; gap: 20px; }
-  h2, h2 + p { break-after: avoid; }
-  dl { columns: 2; font-size: 10px; break-inside: avoid; }
-  .changed, .keys, .keys div { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-}
-</style>
-</head>
-<body>
-<main>
-<h1>$title</h1>
-<p>$about</p>
-<section class="keys" aria-label="Key figures">
-$keys
-</section>
-<section class="figures" aria-label="Figures">
-$figures
-</section>
-<h2>Tiers</h2>
-<p>Trained parameters; mean accuracy of the clients; time and bytes up, per client and round.</p>
-$tiers
-$refused
-<h2>Settings</h2>
-<p>$changes</p>
-<dl>
-$settings
-</dl>
-<footer>Drawn by fedgraft from settings.toml, metrics.jsonl, clients.jsonl and summary.json; the
-figures lie beside this file in figures/.</footer>
-</main>
-</body>
-</html>
-""")
 
 
 def write_report(output: Path) -> None:
@@ -131,107 +51,115 @@ def write_report(output: Path) -> None:
     ----------
     output : Path
         The run's output folder, with settings.toml, metrics.jsonl, clients.jsonl and
-        summary.json; rows and scores may be missing in them, and what they would show is left
-        out.
+        summary.json, and maybe anytime.json and partition.json; rows and scores may be missing
+        in them, and what they would show is left out.
     """
-    settings = load_toml(output / "settings.toml")
-    metrics, clients = read_rows(output / "metrics.jsonl"), read_rows(output / "clients.jsonl")
-    summary = json.loads((output / "summary.json").read_text())
-    seen = {row["tier"] for row in clients}
+    run = read_run(output)
+    settings, summary = run.settings, run.summary
+    seen = {row["tier"] for row in run.clients}
     tiers = list(dict.fromkeys([*summary["trainable-parameters"], *sorted(seen)]))
     day = datetime.fromtimestamp((output / "summary.json").stat().st_mtime)
-    title = f"{settings['method'].capitalize()} on {settings['dataset']}"
-    about = (
-        f"{settings['num-clients']:,} clients, {settings['clients-per-round']:,} in a round, "
-        f"{settings['partition']} partition · {settings['rounds']} rounds · "
-        f"seed {settings['seed']} · {day.day} {day:%B %Y}"
-    )
     defaults = Settings().to_dict()
     changed = {key for key, value in settings.items() if value != defaults.get(key)}
-    page = PAGE.substitute(
-        title=escape(title),
-        about=escape(about),
-        keys=_key_figures(summary),
-        figures=_write_figures(output / "figures", metrics, clients, summary, tiers),
-        tiers=_tier_table(clients, summary, tiers),
-        refused=_refused_table(clients),
-        changes=f"{len(changed)} of {len(settings)} differ from the defaults; they are marked.",
-        settings="\n".join(
-            _setting(key, value, defaults.get(key), key in changed)
-            for key, value in settings.items()
+    write_page(
+        output / "report.html",
+        title=f"{settings['method'].capitalize()} on {settings['dataset']}",
+        about=(
+            f"{settings['num-clients']:,} clients, {settings['clients-per-round']:,} in a round, "
+            f"{settings['partition']} partition · {settings['rounds']} rounds · "
+            f"seed {settings['seed']} · {day.day} {day:%B %Y}"
+        ),
+        parts=[
+            _key_figures(run),
+            _figures(run, tiers),
+            "<h2>Tiers</h2>",
+            "<p>Trained parameters; mean accuracy of the clients; time and bytes up, per client "
+            "and round.</p>",
+            _tier_table(run.clients, summary, tiers),
+            _refused_table(run.clients),
+            "<h2>Settings</h2>",
+            f"<p>{len(changed)} of {len(settings)} differ from the defaults; they are marked.</p>",
+            "<dl>",
+            *(
+                _setting(key, value, defaults.get(key), key in changed)
+                for key, value in settings.items()
+            ),
+            "</dl>",
+        ],
+        footer=(
+            "Drawn by fedgraft from settings.toml, metrics.jsonl, clients.jsonl and summary.json; "
+            "the figures lie beside this file in figures/, as PNG and PDF."
         ),
     )
-    (output / "report.html").write_text(page, encoding="utf-8")
 
 
-def readable_bytes(count: float) -> str:
-    """Write a number of bytes with three digits and a decimal unit."""
-    power = min(4, max(0, int(math.log10(max(count, 1) * 1.0005) / 3)))
-    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
-def _key_figures(summary: Row) -> str:
+def _key_figures(run: Run) -> str:
     """Write the row of key figures; a dash stands for what was not measured."""
-    central, of_clients = summary["accuracy"], summary["client-accuracy"]
-    last = max((int(block) for block in central if block != "mean"), default=None)
-    count = summary["bytes"]
-    sent = count["up"] + count["down"]
-    times = f"{count['full-model'] / sent:,.0f}" if sent else NONE
+    summary, scores, last = run.summary, run.scores(), run.last_exit
+    times = f"{summary['bytes']['full-model'] / scores['bytes']:,.0f}" if scores["bytes"] else NONE
     seconds = summary["seconds"]
     figures = [
         (
             "Last exit",
-            _percent(central.get(str(last))),
+            percent(scores.get("last-exit")),
             f"central, block {last}" if last else "no central test set",
         ),
-        ("Mean of exits", _percent(central.get("mean")), "central"),
-        ("Clients' mean", _percent(of_clients.get("mean")), "at the last exit each runs"),
-        ("Worst decile", _percent(of_clients.get("worst-decile")), "mean of the worst tenth"),
-        ("Up and down", readable_bytes(sent), f"to train, {times} times less than the full model"),
+        ("Mean of exits", percent(scores.get("mean-of-exits")), "central"),
+        ("Clients' mean", percent(scores.get("clients-mean")), "at the last exit each runs"),
+        ("Worst decile", percent(scores.get("worst-decile")), "mean of the worst tenth"),
+    ]
+    if personal := summary.get("personalisation"):
+        count = personal["epochs"]
+        note = f"clients' mean after {count:,} own epoch{'s' if count != 1 else ''}"
+        before = f"{percent(personal['before'].get('mean'))} before"
+        figures.append(("Personalised", percent(scores.get("personalised")), f"{note}; {before}"))
+    if privacy := summary.get("privacy"):
+        note = (
+            f"at \u03b4 = {privacy['delta']:.1g}, noise multiplier {privacy['noise-multiplier']:g}"
+        )
+        figures.append(("Privacy", f"\u03b5 = {privacy['epsilon']:.3g}", note))
+    figures += [
+        (
+            "Up and down",
+            readable_bytes(scores["bytes"]),
+            f"to train, {times} times less than the full model",
+        ),
         ("Time", f"{seconds:,.0f} s", f"{seconds / summary['rounds']:,.2g} s per round"),
     ]
-    return "\n".join(
+    cards = (
         f"<div><span>{name}</span><b>{value}</b><small>{note}</small></div>"
         for name, value, note in figures
     )
+    return "\n".join(['<section class="keys" aria-label="Key figures">', *cards, "</section>"])
 
 
-def _write_figures(
-    folder: Path, metrics: list[Row], clients: list[Row], summary: Row, tiers: list[str]
-) -> str:
+def _figures(run: Run, tiers: list[str]) -> str:
     """Draw the figures that the rows allow, save them, and write them as HTML."""
-    from server_app import figures as draw  # here: matplotlib takes long to import
+    from server_app import client_figures, figures  # here: matplotlib takes long to import
 
-    figures = {
-        "central-accuracy": draw.central_accuracy(metrics),
-        "training-loss": draw.training_loss(metrics),
-        "accuracy-by-exit": draw.accuracy_by_exit(metrics),
-        "client-accuracy": draw.client_accuracy(clients, tiers),
-        "tier-accuracy": draw.tier_accuracy(clients, tiers),
-        "training-examples": draw.training_examples(clients, tiers),
-        "bytes": draw.bytes_per_round(metrics, clients, summary["bytes"]["full-model"]),
-        "seconds": draw.seconds_per_phase(metrics),
+    metrics, clients = run.metrics, run.clients
+    drawn = {
+        "central-accuracy": figures.central_accuracy(metrics),
+        "accuracy-over-bytes": figures.accuracy_over_bytes(metrics, clients),
+        "accuracy-by-exit": figures.accuracy_by_exit(metrics),
+        "anytime": figures.anytime(metrics, run.cost),
+        "client-accuracy": client_figures.client_accuracy(clients, tiers),
+        "tier-accuracy": client_figures.tier_accuracy(clients, tiers),
+        "personalisation": client_figures.personalisation(clients, tiers),
+        "partition": client_figures.partition(run.held, clients, tiers) if run.held else None,
+        "training-examples": (
+            None if run.held else client_figures.training_examples(clients, tiers)
+        ),
+        "training-loss": figures.training_loss(metrics),
+        "bytes": figures.bytes_per_round(metrics, clients, run.summary["bytes"]["full-model"]),
+        "seconds": figures.seconds_per_phase(metrics),
     }
-    folder.mkdir(exist_ok=True)
-    parts = []
-    for name, figure in figures.items():
-        file = folder / f"{name}.png"
-        file.unlink(missing_ok=True)  # of an earlier run in the same folder
-        if figure is None:
-            continue
-        figure.savefig(file, dpi=DPI)
-        image = b64encode(file.read_bytes()).decode()
-        title = figure.axes[0].get_title("left")
-        labels = "; ".join(text.get_text() for text in figure.axes[0].texts)
-        parts.append(
-            f'<figure><img alt="{escape(f"Figure of {title}. {labels}")}" '
-            f'src="data:image/png;base64,{image}"><figcaption>{CAPTIONS[name]}</figcaption></figure>'
-        )
-    return "\n".join(parts)
+    return figure_section(run.folder / "figures", drawn, CAPTIONS)
 
 
 def _tier_table(clients: list[Row], summary: Row, tiers: list[str]) -> str:
     """Write a row for each tier: its clients, and what they trained, reached, took and sent."""
+    personal = summary.get("personalisation")
     rows = []
     for tier in tiers:
         own = [row for row in clients if row["tier"] == tier]
@@ -243,12 +171,14 @@ def _tier_table(clients: list[Row], summary: Row, tiers: list[str]) -> str:
                 tier,
                 f"{len({row['client'] for row in own}):,}",
                 NONE if parameters is None else f"{parameters:,}",
-                _percent(summary["client-accuracy"].get(tier)),
+                percent(summary["client-accuracy"].get(tier)),
+                *([percent(personal["after"].get(tier))] if personal else []),
                 f"{mean(seconds):.2f} s" if seconds else NONE,
                 readable_bytes(mean(row["bytes-up"] for row in used)) if used else NONE,
             ]
         )
-    return _table(["Tier", "Clients", "Trained", "Accuracy", "Time", "Up"], rows)
+    after = ["Personalised"] if personal else []
+    return table(["Tier", "Clients", "Trained", "Accuracy", *after, "Time", "Up"], rows)
 
 
 def _refused_table(clients: list[Row]) -> str:
@@ -263,20 +193,8 @@ def _refused_table(clients: list[Row]) -> str:
     more = len(refused) - len(rows)
     return (
         f"<h2>Refused replies ({len(refused):,})</h2>"
-        + _table(["Round", "Phase", "Client", "Reason"], rows, kind="text")
+        + table(["Round", "Phase", "Client", "Reason"], rows, kind="text")
         + (f"<p>{more:,} more stand in clients.jsonl.</p>" if more else "")
-    )
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], kind: str = "numbers") -> str:
-    """Write a table; every cell is escaped."""
-    names = "".join(f"<th>{escape(name)}</th>" for name in head)
-    lines = "\n".join(
-        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return (
-        f'<div class="wide"><table class="{kind}"><thead><tr>{names}</tr></thead>\n'
-        f"<tbody>{lines}</tbody></table></div>"
     )
 
 
@@ -286,7 +204,3 @@ def _setting(key: str, value: Any, default: Any, is_changed: bool) -> str:
     note = f"<small>default {escape(json.dumps(default))}</small>" if is_changed else ""
     text = escape(json.dumps(value, ensure_ascii=False))
     return f"<div{mark}><dt>{escape(key)}</dt><dd>{text}{note}</dd></div>"
-
-
-def _percent(share: float | None) -> str:
-    return NONE if share is None else f"{100 * share:.1f} %"

@@ -29,7 +29,7 @@ class Settings:
         0, "Side of the input in pixels; 0 is the backbone's own.", minimum=0, maximum=4096
     )
     dataset: str = setting(
-        "digits", "`digits`, `cifar10`, `cifar100`, `folder`, or a registered source."
+        "digits", "`digits`, `cifar10`, `cifar100`, `femnist`, `folder`, or a registered source."
     )
     data_dir: str = setting(
         "", "Folder or file of the data set; empty for the hub (digits needs none)."
@@ -53,8 +53,22 @@ class Settings:
     test_share: float = setting(
         0.2, "Share of a client's data that is its own test part.", above=0, maximum=0.9
     )
-    augment: bool = setting(
-        False, "Train on randomly shifted (and, where the label allows, mirrored) images."
+    augment: str = setting(
+        "none",
+        "Train on images that are randomly shifted, or cropped and resized; where the label "
+        "allows, also mirrored.",
+        choices=("none", "shift", "crop"),
+    )
+    normalise: str = setting(
+        "backbone",
+        "Whose mean and standard deviation pixels are normalised with: the backbone's or the "
+        "data set's.",
+        choices=("backbone", "dataset"),
+    )
+    sampling: str = setting(
+        "shuffled",
+        "An epoch of training: every image once, or as many draws with every class equally likely.",
+        choices=("shuffled", "class-balanced"),
     )
     num_clients: int = setting(20, "Clients of a simulation.", minimum=1)
     clients_per_round: int = setting(10, "Clients that train in a round.", minimum=1)
@@ -116,8 +130,36 @@ class Settings:
         "Average rows that belong to blocks over their owners only, or plainly over all holders.",
         choices=("masked", "plain"),
     )
+    aggregation: str = setting(
+        "mean",
+        "What is made of the values that the clients send for a tensor; median and trimmed mean "
+        "bound what a few wrong clients can do.",
+        choices=("mean", "median", "trimmed-mean"),
+    )
+    trim_share: float = setting(
+        0.1,
+        "Share of the values that the trimmed mean drops at each end.",
+        above=0,
+        maximum=0.49,
+    )
+    clip_update: float = setting(
+        0.0,
+        "Largest L2 norm of a client's whole update; the server scales longer ones down. 0 is off.",
+        minimum=0,
+    )
+    noise_multiplier: float = setting(
+        0.0,
+        "Standard deviation of the Gaussian noise on the sum of clipped updates, in units of "
+        "`clip-update`. 0 is off.",
+        minimum=0,
+    )
+    privacy_delta: float = setting(
+        1e-5, "Delta at which epsilon is reported; well below 1 / clients.", above=0, maximum=0.1
+    )
     wire_dtype: str = setting(
-        "fp32", "How numbers travel, in both directions.", choices=("fp32", "fp16")
+        "fp32",
+        "How numbers travel, in both directions; int8 with error feedback on the clients.",
+        choices=("fp32", "fp16", "bf16", "int8"),
     )
     min_replies: int = setting(
         1, "Valid replies below which a round leaves the bank unchanged.", minimum=1
@@ -125,12 +167,50 @@ class Settings:
     round_timeout: float = setting(
         3600.0, "Seconds after which a round goes on with the replies that came.", above=0
     )
+    personalise_epochs: int = setting(
+        0,
+        "Local epochs from the final bank on each client, after the last round, to compare before "
+        "and after on its own test part; 0 is off.",
+        minimum=0,
+    )
+    personal_dir: str = setting(
+        "",
+        "Folder in which each client saves its personalised adapters, on its own machine; empty "
+        "saves none.",
+    )
     evaluate_every: int = setting(
         5, "Rounds between evaluations; the last round always has one.", minimum=1
     )
     checkpoint_every: int = setting(1, "Rounds between checkpoints.", minimum=1)
+    report: bool = setting(
+        True, "Write `report.html` and its figures after the last round; they take some seconds."
+    )
+    tensorboard: bool = setting(
+        False, "Write the rounds for TensorBoard, too; needs the extra `fedgraft[tensorboard]`."
+    )
     client_cpus: int = setting(
         1, "CPU cores per client: threads in-process, resources of a Ray actor.", minimum=1
+    )
+    client_gpus: float = setting(
+        0.0,
+        "Share of a GPU per client on Ray; 0 divides the GPUs among the clients that the cores "
+        "allow at a time.",
+        minimum=0,
+    )
+    device: str = setting(
+        "auto", "Where models run: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` is CUDA's GPU or the CPU."
+    )
+    precision: str = setting(
+        "auto",
+        "Of matrix products in training and evaluation; `auto` is bf16 on a GPU that has it, "
+        "otherwise fp32. Adapters and the bank are fp32 in any case.",
+        choices=("auto", "fp32", "bf16"),
+    )
+    cache_megabytes: int = setting(
+        1000,
+        "Memory per process for features that training does not change (frozen exits without "
+        "random transforms); 0 computes them in every epoch.",
+        minimum=0,
     )
     seed: int = setting(
         0,
@@ -155,6 +235,11 @@ class Settings:
             raise SettingsError(
                 f"min-replies: {self.min_replies} can never come from the clients-per-round of "
                 f"{self.clients_per_round}; lower it."
+            )
+        if self.noise_multiplier and not (self.clip_update and self.aggregation == "mean"):
+            raise SettingsError(
+                "noise-multiplier: noise needs a clip-update above 0 and aggregation=mean; set "
+                "both, or leave noise-multiplier at 0."
             )
 
     def method_options(self) -> dict[str, Any]:

@@ -1,23 +1,33 @@
 """Federated strategies for adapters, as plug-ins for any Flower ServerApp."""
 
-from .adapter_fedavg import AdapterFedAvg
+from .adapter_fedavg import PERSONALISE_PHASE, AdapterFedAvg
 from .bank import FROZEN, Bank
 from .callbacks import Callback, ClientRow, RoundReport
+from .codec import BYTES_PER_NUMBER, WIRE_DTYPES
+from .codec_grid import CodecGrid
+from .codec_mod import wire_codec
 from .errors import StrategyError
+from .exchange import receive
 from .nodes import PROFILE, Profile
 from .plans import DepthPlanner, Plan, Planner, Tier, assign_tiers, parse_tiers
+from .privacy import epsilon
 from .replies import REPORT
-from .wire import WIRE_DTYPES, Layout, plain_record, read_array, record_bytes
+from .rules import Aggregation
+from .wire import Layout, plain_record, read_array, record_bytes
 
 __all__ = [
+    "BYTES_PER_NUMBER",
     "FROZEN",
+    "PERSONALISE_PHASE",
     "PROFILE",
     "REPORT",
     "WIRE_DTYPES",
     "AdapterFedAvg",
+    "Aggregation",
     "Bank",
     "Callback",
     "ClientRow",
+    "CodecGrid",
     "DepthPlanner",
     "Layout",
     "Plan",
@@ -27,8 +37,11 @@ __all__ = [
     "StrategyError",
     "Tier",
     "assign_tiers",
+    "epsilon",
     "parse_tiers",
     "plain_record",
     "read_array",
+    "receive",
     "record_bytes",
+    "wire_codec",
 ]

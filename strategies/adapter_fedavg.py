@@ -20,16 +20,18 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from .aggregation import HolderMean, is_finite
 from .bank import Bank
 from .callbacks import Callback, RoundReport
+from .codec import check_wire_dtype
 from .errors import StrategyError
-from .exchange import Exchange
+from .exchange import Exchange, receive
 from .nodes import NodeRegistry, Profile, sample
 from .plans import Planner
-from .replies import TrainReply, mean_metrics, read_metrics, read_train_reply, read_weight
-from .wire import WIRE_DTYPES, Vectors
+from .replies import mean_metrics, read_metrics, read_train_reply, read_weight, without_arrays
+from .rules import Aggregation
+from .wire import Vectors
 
+PERSONALISE, PERSONALISE_PHASE = "evaluate.personalise", "personalise"
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
 
 
@@ -58,8 +60,14 @@ class AdapterFedAvg(FedAvg):
         With fewer valid replies the bank stays unchanged in that round.
     evaluate_every : int
         Clients evaluate every that many rounds, and after the last.
+    aggregation : Aggregation, optional
+        How replies become the new bank; the weighted mean by default.
     wire_dtype : str
-        ``fp32`` or ``fp16``; the bank itself stays fp32.
+        ``fp32``, ``fp16``, ``bf16`` or ``int8``; the bank itself stays fp32. For all but fp32
+        clients need the mod `wire_codec`.
+    personalise : bool
+        After the last round, let every node train the final bank on its own data and score it
+        before and after; the result stays on the node.
     seed : int
         Of the sampling.
     callbacks : Sequence[Callback]
@@ -84,7 +92,9 @@ class AdapterFedAvg(FedAvg):
         train_nodes: int | None = None,
         min_replies: int = 1,
         evaluate_every: int = 1,
+        aggregation: Aggregation | None = None,
         wire_dtype: str = "fp32",
+        personalise: bool = False,
         seed: int = 0,
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -100,16 +110,14 @@ class AdapterFedAvg(FedAvg):
             train_metrics_aggr_fn or mean_metrics,
             evaluate_metrics_aggr_fn or mean_metrics,
         )
-        if wire_dtype not in WIRE_DTYPES:
-            raise StrategyError(
-                f"wire-dtype: '{wire_dtype}' is unknown; choose one of {', '.join(WIRE_DTYPES)}."
-            )
         self.planner = planner
         self.row_keys = tuple(row_keys)
         self.train_nodes = train_nodes
         self.min_replies = min_replies
         self.evaluate_every = evaluate_every
-        self.wire_dtype = wire_dtype
+        self.aggregation = aggregation or Aggregation()
+        self.wire_dtype = check_wire_dtype(wire_dtype)
+        self.personalise = personalise
         self.seed = seed
         self.callbacks = list(callbacks)
         self.registry = NodeRegistry(ask=planner is not None, wire_dtype=wire_dtype)
@@ -118,7 +126,7 @@ class AdapterFedAvg(FedAvg):
         self.timeout = 3600.0
         self.report = RoundReport(0)
         self.bank: Bank | None = None
-        self._exchange = Exchange(self.report, MessageType.TRAIN)
+        self._exchange: Exchange | None = None
 
     def start(
         self,
@@ -148,16 +156,17 @@ class AdapterFedAvg(FedAvg):
             messages = self.configure_train(
                 server_round, arrays, train_config or ConfigRecord(), grid
             )
-            replies = list(grid.send_and_receive(messages, timeout=timeout))
-            clock = self.report.lap("train", clock)
-            new_arrays, self.report.train_metrics = self.aggregate_train(server_round, replies)
+            new_arrays, self.report.train_metrics = self.aggregate_train(
+                server_round, receive(grid, messages, timeout)
+            )
             arrays = new_arrays or arrays
-            clock = self.report.lap("aggregate", clock)
+            clock = self.report.lap("train", clock)
             messages = self.configure_evaluate(
                 server_round, arrays, evaluate_config or ConfigRecord(), grid
             )
-            replies = list(grid.send_and_receive(messages, timeout=timeout))
-            self.report.client_metrics = self.aggregate_evaluate(server_round, replies)
+            self.report.client_metrics = self.aggregate_evaluate(
+                server_round, receive(grid, messages, timeout)
+            )
             clock = self.report.lap("client-evaluate", clock)
             if evaluate_fn:
                 self.report.server_metrics = evaluate_fn(server_round, arrays)
@@ -167,6 +176,8 @@ class AdapterFedAvg(FedAvg):
             for callback in self.callbacks:
                 callback.on_round_end(self, self.report)
         result.arrays = arrays
+        if self.personalise:
+            self._personalise(grid, arrays, train_config or ConfigRecord())
         for callback in self.callbacks:
             callback.on_finish(self)
         return result
@@ -184,28 +195,27 @@ class AdapterFedAvg(FedAvg):
     def _bank(self, arrays: ArrayRecord) -> Bank:
         """Return the bank; arrays that are not its own record (a wrapper's, a start) replace it."""
         if self.bank is None or not self.bank.is_record(arrays):
-            self.bank = Bank(arrays, packed=self.planner is not None, wire_dtype=self.wire_dtype)
+            self.bank = Bank(arrays, packed=self.planner is not None)
         return self.bank
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Sample nodes and make each its own message: the packs of its plan."""
-        self.report = RoundReport(server_round)
-        self._exchange = Exchange(self.report, MessageType.TRAIN)
+        self.report, self._exchange = RoundReport(server_round), None
         bank = self._bank(arrays)
         if self.fraction_train == 0.0:
             return []
         nodes = self.registry.wait_for(grid, self.min_available_nodes, self.timeout)
         count = self.train_nodes or max(int(len(nodes) * self.fraction_train), self.min_train_nodes)
         chosen = sample(nodes, count, self.seed, server_round)
-        return self._messages(MessageType.TRAIN, bank, chosen, config)
+        return self._messages(bank, chosen, config, MessageType.TRAIN, MessageType.TRAIN)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask nodes to score the bank on their own test part, in the rounds that are due."""
-        self._exchange = Exchange(self.report, MessageType.EVALUATE)
+        self._exchange = None
         is_due = server_round % self.evaluate_every == 0 or server_round == self.last_round
         if self.fraction_evaluate == 0.0 or not is_due:
             return []
@@ -214,77 +224,89 @@ class AdapterFedAvg(FedAvg):
         count = max(int(len(nodes) * self.fraction_evaluate), self.min_evaluate_nodes)
         # A seed of its own: a partial evaluation should not ask just those that trained.
         chosen = sample(nodes, count, self.seed + 1, server_round)
-        return self._messages(MessageType.EVALUATE, bank, chosen, config)
+        return self._messages(bank, chosen, config, MessageType.EVALUATE, MessageType.EVALUATE)
+
+    def _personalise(self, grid: Grid, arrays: ArrayRecord, config: ConfigRecord) -> None:
+        """Let every node train the final bank for itself, and note its scores."""
+        self.report = RoundReport(self.completed_rounds)
+        clock = time.perf_counter()
+        bank = self._bank(arrays)
+        nodes = self.registry.wait_for(grid, self.min_available_nodes, self.timeout)
+        messages = self._messages(bank, nodes, config, PERSONALISE, PERSONALISE_PHASE)
+        self.report.client_metrics = self.aggregate_evaluate(
+            self.completed_rounds, receive(grid, messages, self.timeout)
+        )
+        self.report.lap(PERSONALISE_PHASE, clock)
+        for callback in self.callbacks:
+            callback.on_personalised(self, self.report)
 
     def _messages(
-        self, message_type: str, bank: Bank, chosen: list[Profile], config: ConfigRecord
+        self,
+        bank: Bank,
+        chosen: list[Profile],
+        config: ConfigRecord,
+        message_type: str,
+        phase: str,
     ) -> list[Message]:
         """Make one message per node, each with a content of its own."""
-        self._exchange = Exchange(self.report, message_type)
+        self._exchange = exchange = Exchange(
+            self.report, message_type, phase, bank.layout, self.wire_dtype
+        )
         messages = []
         for profile in chosen:
-            row, plan = self._exchange.open_row(profile), None
+            row, plan = exchange.open_row(profile), None
             try:
                 if self.planner is not None:
                     plan = self.planner(profile.tier, self.report.server_round)
             except StrategyError as error:
-                self._exchange.refuse(row, str(error))
+                exchange.refuse(row, str(error))
                 continue
             content = bank.content(
                 plan,
                 ConfigRecord({**config, "server-round": self.report.server_round}),
-                training=message_type == MessageType.TRAIN,
+                training=message_type != MessageType.EVALUATE,
                 array_key=self.arrayrecord_key,
                 config_key=self.configrecord_key,
             )
-            messages.append(self._exchange.ask(row, profile, plan, content))
+            messages.append(exchange.ask(row, profile, plan, content))
         return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Average each unit over the valid replies that hold it; the rest of the bank stays."""
-        if self.bank is None:
+        """Average each unit over the valid replies that hold it; the rest of the bank stays.
+
+        Each reply is added as it comes and then let go; only its metrics are kept.
+        """
+        if self.bank is None or self._exchange is None:
             return None, None
-        used: list[TrainReply] = []
+        aggregator = self.aggregation.begin(self.bank.layout, self.row_keys, self.bank.vectors)
+        contents: list[RecordDict] = []
+        coverage: Counter[str] = Counter()
         for row, message, plan in self._exchange.answers(replies):
             try:
-                used.append(read_train_reply(row, message, plan, self.bank, self.weighted_by_key))
+                with self.report.timed("aggregate"):
+                    reply = read_train_reply(row, message, plan, self.bank, self.weighted_by_key)
+                    row.metrics |= aggregator.add(reply.vectors, reply.weight, reply.depth)
             except StrategyError as error:
                 self._exchange.refuse(row, str(error))
-        means = self._mean(used)
-        # One look at the mean instead of one at every reply: what is not finite shows in it.
-        if not all(is_finite(vector) for vector in means.values()):
-            for reply in [reply for reply in used if reply.is_poisoned()]:
-                self._exchange.refuse(
-                    reply.row, "it holds values that are not finite or above 1e20"
-                )
-                used.remove(reply)
-            means = self._mean(used)
-        if len(used) < self.min_replies:
+                continue
+            self._exchange.note_unchanged(row, reply.unchanged)
+            coverage.update(list(reply.vectors))
+            contents.append(without_arrays(message.content))
+        if len(contents) < self.min_replies:
             log(
                 WARNING,
                 "Round %d: %d valid replies, %d are needed; the bank stays as it was.",
                 server_round,
-                len(used),
+                len(contents),
                 self.min_replies,
             )
             return None, None
-        for reply in used:
-            self._exchange.note_unchanged(reply.row, reply.unchanged)
-        self.report.coverage = dict(Counter(unit for reply in used for unit in reply.vectors))
-        self.update_bank(means)
-        contents = [reply.content for reply in used]
+        self.report.coverage = dict(coverage)
+        with self.report.timed("aggregate"):
+            self.update_bank(aggregator.result(self.bank.vectors))
         return self.bank.record(), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
-
-    def _mean(self, replies: list[TrainReply]) -> Vectors:
-        """Return the new vectors of the units that some reply holds."""
-        assert self.bank is not None
-        mean = HolderMean(self.bank.layout, self.row_keys)
-        with np.errstate(over="ignore", invalid="ignore"):  # looked for in the result
-            for reply in replies:
-                mean.add(reply.vectors, reply.weight, reply.depth)
-        return mean.mean(self.bank.vectors)
 
     def update_bank(self, means: Vectors) -> None:
         """Put the round's means into the bank; a server optimiser goes here."""
@@ -302,6 +324,8 @@ class AdapterFedAvg(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Average the clients' metrics over those that report them."""
+        if self._exchange is None:
+            return None
         used = []
         for row, reply, _ in self._exchange.answers(replies):
             try:

@@ -1,12 +1,44 @@
-"""The weighted mean over holders: every tensor is averaged over the clients that sent it."""
+"""Averages over holders: what a round's replies make of each tensor they hold."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from .wire import Layout, Slot, Vectors
+
+
+class Aggregator(Protocol):
+    """What becomes of a round's replies, which are added one by one in the order of client keys."""
+
+    def add(
+        self, vectors: Mapping[str, np.ndarray], weight: float, depth: int | None
+    ) -> dict[str, float]:
+        """Take in a client's units; return figures about them for the client's row.
+
+        Parameters
+        ----------
+        vectors : Mapping[str, np.ndarray]
+            New flat values by unit; a view into a reply's buffer is not written to.
+        weight : float
+            Above 0.
+        depth : int | None
+            Blocks the client ran, which says the rows of row tensors it owns (None: all).
+
+        Raises
+        ------
+        StrategyError
+            When the values cannot be used; the aggregator is then as it was before.
+        """
+
+    def result(self, bank: Mapping[str, np.ndarray]) -> Vectors:
+        """Return the new vectors of every unit that somebody sent, in the dtypes of `bank`.
+
+        Rows that nobody owned keep the values of `bank` (vectors by unit).
+        """
 
 
 class HolderMean:
@@ -25,56 +57,53 @@ class HolderMean:
 
     def __init__(self, layout: Layout, row_keys: Iterable[str] = ()) -> None:
         self.layout = layout
-        wanted = set(row_keys)
-        self.row_slots: dict[str, list[Slot]] = {
-            unit: [slot for slot in slots if slot.key in wanted]
-            for unit, slots in layout.units.items()
-        }
+        self.row_keys = frozenset(row_keys)
         self.sums: Vectors = {}
-        self.weights: dict[str, float] = {}
-        self.row_sums: dict[str, np.ndarray] = {}
-        self.row_weights: dict[str, np.ndarray] = {}
+        # One number per unit; one per element where a unit holds row tensors.
+        self.weights: Vectors = {}
 
-    def add(self, vectors: Mapping[str, np.ndarray], weight: float, depth: int | None) -> None:
-        """Add a client's units with its weight; `depth` says which rows it owns (None: all)."""
+    def add(
+        self, vectors: Mapping[str, np.ndarray], weight: float, depth: int | None
+    ) -> dict[str, float]:
+        """Add a client's units with its weight; see `Aggregator.add`."""
         for unit, vector in vectors.items():
+            parts = owned_parts(self.layout.units[unit], self.row_keys, depth)
             if unit not in self.sums:
                 self.sums[unit] = np.zeros(vector.size, accumulation_dtype(vector.dtype))
-                self.weights[unit] = 0.0
-            add_scaled(self.sums[unit], vector, weight)
-            self.weights[unit] += weight
-            for slot in self.row_slots[unit]:
-                self._add_rows(slot, vector, weight, depth)
+                self.weights[unit] = np.zeros(1 if len(parts) == 1 else vector.size)
+            for part in parts:
+                add_scaled(self.sums[unit][part], vector[part], weight)
+                self.weights[unit][part] += weight
+        return {}
 
-    def _add_rows(self, slot: Slot, vector: np.ndarray, weight: float, depth: int | None) -> None:
-        rows = vector[slot.start : slot.stop].reshape(slot.shape)
-        owned = len(rows) if depth is None else min(depth + 1, len(rows))
-        if slot.key not in self.row_sums:
-            self.row_sums[slot.key] = np.zeros(slot.shape, accumulation_dtype(vector.dtype))
-            self.row_weights[slot.key] = np.zeros(len(rows))
-        self.row_sums[slot.key][:owned] += weight * rows[:owned]
-        self.row_weights[slot.key][:owned] += weight
+    def total(self, unit: str) -> np.ndarray:
+        """Return the weighted sum of a unit that is to be divided by its weights."""
+        return self.sums[unit]
 
-    def mean(self, bank: Mapping[str, np.ndarray]) -> Vectors:
-        """Return the new vectors of every unit that somebody sent, in the bank's dtypes.
-
-        Rows that nobody owned keep the values of `bank` (vectors by unit).
-        """
+    def result(self, bank: Mapping[str, np.ndarray]) -> Vectors:
+        """Return the means; see `Aggregator.result`."""
         means = {}
-        for unit, total in self.sums.items():
-            mean = total / self.weights[unit]
-            for slot in self.row_slots[unit]:
-                weights = self.row_weights[slot.key]
-                owned = weights > 0
-                old = bank[unit][slot.start : slot.stop].reshape(slot.shape)
-                new = mean[slot.start : slot.stop].reshape(slot.shape)
-                scale = weights[owned].reshape(-1, *[1] * (new.ndim - 1))
-                new[~owned] = old[~owned]
-                new[owned] = self.row_sums[slot.key][owned] / scale
-            dtype = bank[unit].dtype
-            whole = np.issubdtype(dtype, np.integer)
-            means[unit] = (np.rint(mean) if whole else mean).astype(dtype, copy=False)
+        for unit in self.sums:
+            total = self.total(unit)
+            weights = self.weights[unit].astype(total.dtype)
+            mean = bank[unit].astype(total.dtype)
+            np.divide(total, weights, out=mean, where=weights > 0)
+            means[unit] = as_dtype(mean, bank[unit].dtype)
         return means
+
+
+def owned_parts(slots: Sequence[Slot], row_keys: Iterable[str], depth: int | None) -> list[slice]:
+    """Return the stretches of a unit's vector that a client of `depth` owns.
+
+    All but the rows above `depth` of row tensors: one stretch where there are none of these.
+    """
+    parts, start = [], 0
+    for slot in slots:
+        if slot.key in row_keys:
+            rows = slot.shape[0] if depth is None else min(depth + 1, slot.shape[0])
+            parts.append(slice(start, slot.start + rows * math.prod(slot.shape[1:])))
+            start = slot.stop
+    return [*parts, slice(start, slots[-1].stop)]
 
 
 def accumulation_dtype(dtype: np.dtype) -> type[np.floating]:
@@ -90,6 +119,7 @@ def add_scaled(total: np.ndarray, vector: np.ndarray, weight: float) -> None:
     total += np.multiply(vector, weight, dtype=total.dtype)
 
 
-def is_finite(vector: np.ndarray) -> bool:
-    """Tell whether all values are finite."""
-    return bool(np.isfinite(vector).all())
+def as_dtype(vector: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Convert an average to the bank's dtype; whole numbers are rounded."""
+    whole = np.issubdtype(dtype, np.integer)
+    return (np.rint(vector) if whole else vector).astype(dtype, copy=False)

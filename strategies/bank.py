@@ -8,7 +8,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from .plans import Plan
-from .wire import WIRE_DTYPES, Layout, Vectors, plain_record
+from .wire import Layout, Vectors, plain_record
 
 # Prefix of the config keys under which units travel that go to the client only.
 FROZEN = "frozen."
@@ -23,21 +23,18 @@ class Bank:
         One Array per tensor, in the order of the bank.
     packed : bool
         Whether units travel as packs (see `Layout`).
-    wire_dtype : str
-        A name in `WIRE_DTYPES`, for packs; tensors that travel singly keep their own dtype.
     """
 
-    def __init__(self, arrays: ArrayRecord, *, packed: bool, wire_dtype: str = "fp32") -> None:
+    def __init__(self, arrays: ArrayRecord, *, packed: bool) -> None:
         tensors = {key: array.numpy() for key, array in arrays.items()}
         self.layout = Layout({key: value.shape for key, value in tensors.items()}, packed=packed)
         self.vectors: Vectors = self.layout.flatten(tensors, self.layout.units)
-        self._wire_dtype = WIRE_DTYPES[wire_dtype]
         self._record: ArrayRecord | None = arrays
         self._arrays: dict[str, Array] = {}
 
     def dtype(self, unit: str) -> np.dtype:
-        """Return the dtype in which a unit travels."""
-        return self._wire_dtype if self.layout.packed else self.vectors[unit].dtype
+        """Return the dtype of a unit."""
+        return self.vectors[unit].dtype
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return every tensor by key, as views."""
@@ -61,9 +58,7 @@ class Bank:
         record = ArrayRecord()
         for unit in units:
             if unit not in self._arrays:
-                self._arrays[unit] = self.layout.to_array(
-                    unit, self.vectors[unit], self.dtype(unit)
-                )
+                self._arrays[unit] = self.layout.to_array(unit, self.vectors[unit])
             record[unit] = self._arrays[unit]
         return record
 

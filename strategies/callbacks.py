@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -45,7 +47,8 @@ class RoundReport:
     server_metrics : MetricRecord | None
         What the central evaluation gave.
     seconds : dict[str, float]
-        Wall time of ``train``, ``aggregate``, ``client-evaluate`` and ``server-evaluate``.
+        Wall time of ``train``, ``client-evaluate`` and ``server-evaluate``; ``aggregate`` is the
+        part of ``train`` in which replies were added up, and is taken off it.
     """
 
     server_round: int
@@ -59,8 +62,18 @@ class RoundReport:
     def lap(self, phase: str, since: float) -> float:
         """Note the time of a phase that began at `since` (`time.perf_counter`); return now."""
         now = time.perf_counter()
-        self.seconds[phase] = now - since
+        inner = self.seconds.get("aggregate", 0.0) if phase == "train" else 0.0
+        self.seconds[phase] = now - since - inner
         return now
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the time of a block to a phase."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
     def bytes(self, phase: str) -> tuple[int, int]:
         """Sum the bytes of a phase: (down, up)."""
@@ -80,6 +93,9 @@ class Callback:
 
     def on_round_end(self, strategy: AdapterFedAvg, report: RoundReport) -> None:
         """Run after each round, when the bank holds the round's result."""
+
+    def on_personalised(self, strategy: AdapterFedAvg, report: RoundReport) -> None:
+        """Run when the clients have personalised the final bank; `report` holds their rows."""
 
     def on_finish(self, strategy: AdapterFedAvg) -> None:
         """Run after the last round."""

@@ -2,33 +2,90 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from logging import WARNING
 
 from flwr.app import Message, RecordDict
 from flwr.common import log
+from flwr.serverapp import Grid
 
 from .callbacks import ClientRow, RoundReport
+from .codec_mod import Encoder, decode_reply
+from .errors import StrategyError
 from .nodes import Profile
 from .plans import Plan
-from .wire import record_bytes
+from .wire import Layout, record_bytes
+
+# Between two looks for replies. Flower's own loops wait 0.1 s (simulation) or 3 s (deployment),
+# which for few clients is most of a round.
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 1.0
+
+
+def receive(grid: Grid, messages: Iterable[Message], timeout: float) -> Iterator[Message]:
+    """Send messages and yield each reply when it comes, until all are there or time is over.
+
+    What comes later is dropped: replies are fetched by the ids of this call's messages alone.
+
+    Parameters
+    ----------
+    grid : Grid
+    messages : Iterable[Message]
+    timeout : float
+        Seconds.
+    """
+    deadline = time.monotonic() + timeout
+    missing = set(grid.push_messages(messages))
+    pause = SHORTEST_PAUSE
+    while missing:
+        replies = [r for r in grid.pull_messages(missing) if _answered(r) in missing]
+        now = time.monotonic()
+        if now > deadline:
+            return
+        missing.difference_update(_answered(reply) for reply in replies)
+        yield from replies
+        if not replies:
+            time.sleep(min(pause, deadline - now))
+            pause = min(2 * pause, LONGEST_PAUSE)
+        else:
+            pause = SHORTEST_PAUSE
+
+
+def _answered(reply: Message) -> str:
+    return str(reply.metadata.reply_to_message_id)
 
 
 class Exchange:
-    """The training or the evaluation messages of a round.
+    """The messages of one phase of a round.
 
     Parameters
     ----------
     report : RoundReport
         Gets a row for every client that is asked.
+    message_type : str
+        Flower's message type, ``train`` or ``evaluate``, with an action or without.
     phase : str
-        Flower's message type, ``train`` or ``evaluate``.
+        The name under which rows are entered in the report.
+    layout : Layout
+        Tells which tensors are packed in an Array.
+    wire_dtype : str
+        A name in `WIRE_DTYPES`.
     """
 
-    def __init__(self, report: RoundReport, phase: str) -> None:
+    def __init__(
+        self,
+        report: RoundReport,
+        message_type: str,
+        phase: str,
+        layout: Layout,
+        wire_dtype: str = "fp32",
+    ) -> None:
         self.report = report
+        self.message_type = message_type
         self.phase = phase
-        self._asked: dict[int, tuple[ClientRow, Plan | None]] = {}
+        self._encoder = Encoder(wire_dtype, layout.sizes)
+        self._asked: dict[int, tuple[ClientRow, Plan | None, RecordDict]] = {}
 
     def open_row(self, profile: Profile) -> ClientRow:
         """Enter a client in the report."""
@@ -40,22 +97,45 @@ class Exchange:
         self, row: ClientRow, profile: Profile, plan: Plan | None, content: RecordDict
     ) -> Message:
         """Make the message to a node and remember what it was asked for."""
-        row.bytes_down = record_bytes(content)
-        self._asked[profile.node_id] = row, plan
-        return Message(content, profile.node_id, self.phase)
+        encoded = self._encoder.encode_content(content)
+        row.bytes_down = record_bytes(encoded)
+        self._asked[profile.node_id] = row, plan, content
+        return Message(encoded, profile.node_id, self.message_type)
 
     def answers(
         self, replies: Iterable[Message]
     ) -> Iterator[tuple[ClientRow, Message, Plan | None]]:
-        """Yield the replies of asked nodes by client key, so that sums repeat; note the absent."""
-        answered = {reply.metadata.src_node_id: reply for reply in replies}
-        for node_id, (row, plan) in self._asked.items():
-            reply = answered.get(node_id)
-            if reply is None:
-                self.refuse(row, "it did not come in time")
-                continue
-            row.bytes_up = 0 if reply.has_error() else record_bytes(reply.content)
-            yield row, reply, plan
+        """Yield the replies of asked nodes in the order of client keys, so that sums repeat.
+
+        A reply is kept only until those before it have come, so memory does not grow with the
+        number of clients unless one of the first is the last to answer. The absent are noted.
+        """
+        early: dict[int, Message] = {}
+        queue = deque(self._asked)
+        for reply in replies:
+            early.setdefault(reply.metadata.src_node_id, reply)
+            while queue and queue[0] in early:
+                node_id = queue.popleft()
+                yield from self._decoded(node_id, early.pop(node_id))
+        for node_id in queue:
+            if node_id in early:
+                yield from self._decoded(node_id, early.pop(node_id))
+            else:
+                self.refuse(self._asked[node_id][0], "it did not come in time")
+
+    def _decoded(
+        self, node_id: int, reply: Message
+    ) -> Iterator[tuple[ClientRow, Message, Plan | None]]:
+        """Yield a reply with ordinary Arrays; nothing where they do not decode."""
+        row, plan, sent = self._asked[node_id]
+        if not reply.has_error():
+            row.bytes_up = record_bytes(reply.content)
+            try:
+                reply.content = decode_reply(reply.content, sent)
+            except StrategyError as error:
+                self.refuse(row, str(error))
+                return
+        yield row, reply, plan
 
     def refuse(self, row: ClientRow, reason: str) -> None:
         """Note why a client does not count; the round goes on without it."""

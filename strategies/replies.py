@@ -53,28 +53,19 @@ class TrainReply:
 
     Attributes
     ----------
-    row : ClientRow
-        Where its client stands in the round's report.
     vectors : Vectors
         Views into the reply's buffers, by unit.
     weight : float
     depth : int | None
         Blocks the client ran; None where there are no tiers.
-    content : RecordDict
     unchanged : tuple[str, ...]
         Units whose training changed nothing, as the client reports.
     """
 
-    row: ClientRow
     vectors: Vectors
     weight: float
     depth: int | None
-    content: RecordDict
     unchanged: tuple[str, ...]
-
-    def is_poisoned(self) -> bool:
-        """Tell whether some value is not finite, or so large that a sum may overflow."""
-        return not all((np.abs(vector) <= MOST_VALUE).all() for vector in self.vectors.values())
 
 
 def read_train_reply(
@@ -87,7 +78,8 @@ def read_train_reply(
     Raises
     ------
     StrategyError
-        For an error reply, a bad weight, foreign or missing units, wrong shapes or dtypes.
+        For an error reply, a bad weight, foreign or missing units, wrong shapes or dtypes, and
+        values that are not finite or so large that a sum may overflow.
     """
     row.metrics = read_metrics(message)
     weight = read_weight(row.metrics, weighted_by_key)
@@ -97,16 +89,26 @@ def read_train_reply(
     vectors = bank.layout.read(records[0], bank.dtype)
     if plan is not None and list(vectors) != list(plan.trained):
         raise StrategyError(f"it holds the units {list(vectors)}, expected {list(plan.trained)}")
+    if not all(_is_sound(vector) for vector in vectors.values()):
+        raise StrategyError("it holds values that are not finite or above 1e20")
     report = message.content.get(REPORT)
     unchanged = report.get("unchanged", []) if isinstance(report, ConfigRecord) else []
     return TrainReply(
-        row,
         vectors,
         weight,
         plan.depth if plan else None,
-        message.content,
         tuple(str(unit) for unit in unchanged) if isinstance(unchanged, list) else (),
     )
+
+
+def _is_sound(vector: np.ndarray) -> bool:
+    # Minimum and maximum pass NaN on, and need no array of the vector's size.
+    return not vector.size or bool(vector.min() >= -MOST_VALUE and vector.max() <= MOST_VALUE)
+
+
+def without_arrays(content: RecordDict) -> RecordDict:
+    """Return a content without its ArrayRecords, which are what takes memory."""
+    return RecordDict({k: v for k, v in content.items() if not isinstance(v, ArrayRecord)})
 
 
 def mean_metrics(contents: list[RecordDict], weighted_by_key: str) -> MetricRecord:

@@ -14,14 +14,12 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
 
 from .errors import StrategyError
 
-WIRE_DTYPES: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
 Vectors = dict[str, np.ndarray]
 
 
@@ -97,14 +95,18 @@ class Layout:
             for slot in self.units[unit]
         }
 
-    def to_array(self, unit: str, vector: np.ndarray, dtype: np.dtype) -> Array:
-        """Make the Array of a unit, in the dtype of the wire."""
-        return write_array(vector.astype(dtype, copy=False).reshape(self.array_shape(unit)))
+    def sizes(self, unit: str) -> list[int]:
+        """List the elements of each tensor of a unit."""
+        return [slot.stop - slot.start for slot in self.units[unit]]
+
+    def to_array(self, unit: str, vector: np.ndarray) -> Array:
+        """Make the Array of a unit."""
+        return write_array(vector.reshape(self.array_shape(unit)))
 
     def read(
         self, record: Mapping[str, Array | bytes], dtype: Callable[[str], np.dtype]
     ) -> Vectors:
-        """Read packs back as flat vectors, without a copy; `dtype` tells a unit's on the wire.
+        """Read packs back as flat vectors, without a copy; `dtype` tells a unit's.
 
         Raises
         ------

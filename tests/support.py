@@ -38,6 +38,7 @@ SMALL: dict[str, Any] = {
     "rounds": 3,
     "local-epochs": 1,
     "evaluate-every": 3,
+    "report": False,
     "tiers": "small depth=2 clients=0,1; medium depth=4 trained=2 clients=2,3; "
     "large depth=6 clients=4,5",
 }

@@ -20,7 +20,7 @@ from flwr.clientapp import ClientApp
 from safetensors.numpy import load_file
 from support import ROOT
 
-import client_app.app
+import wiring
 from models import METHODS
 from server_app.inprocess import InProcessGrid
 from settings import Settings
@@ -169,7 +169,7 @@ def test_the_example_method_trains(
     # The rows stand in the body of a class, which here is a subclass.
     space: dict[str, Any] = {"dataclass": dataclass, "setting": setting, "Base": Settings}
     exec(f"@dataclass(frozen=True, kw_only=True)\nclass Settings(Base):\n{rows}", space)
-    for place in (sys.modules["settings"], client_app.app):
+    for place in (sys.modules["settings"], wiring):
         monkeypatch.setattr(place, "Settings", space["Settings"])
 
     default, config = (tomllib.loads(block) for block in blocks(page, "toml"))

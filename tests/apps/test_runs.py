@@ -63,7 +63,7 @@ def test_stale_adapters_of_another_client_do_not_matter(
     load = app._load
 
     def poisoned(message: Any, node: Any, settings: Settings) -> Any:
-        model = app.get_model(settings, node.num_classes)
+        model = app.get_trainer(settings, node.num_classes).model
         for parameter in model.adapter_parameters().values():
             parameter.data.fill_(float("nan"))
         return load(message, node, settings)
@@ -92,7 +92,7 @@ def test_only_the_plans_bytes_travel(run_app: RunApp, variant: dict[str, Any]) -
 
 
 def test_the_output_folder_is_complete(run_app: RunApp, tiny_vit: Path) -> None:
-    run = run_app(method="accumulator")
+    run = run_app(method="accumulator", report=True)
     names = {path.name for path in run.output.iterdir()}
     assert names >= {
         "metrics.jsonl",
@@ -102,6 +102,8 @@ def test_the_output_folder_is_complete(run_app: RunApp, tiny_vit: Path) -> None:
         "checkpoint",
         "adapters",
         "report.html",
+        "anytime.json",
+        "partition.json",
     }
     summary = run.summary
     assert list(summary["accuracy"]) == ["2", "4", "6", "mean"]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data import PARTITIONS
+from data import AUGMENTATIONS, PARTITIONS, SAMPLINGS
 from models.adapters import BLOCK_ADAPTERS, NO_ADAPTER
 from models.registry import METHODS
 from run_simulation import parse
@@ -31,12 +31,14 @@ def test_pyproject_lists_the_same_keys_with_the_same_defaults() -> None:
 def test_choices_are_those_of_the_registries() -> None:
     assert set(choices("method")) == set(METHODS)
     assert choices("partition") == PARTITIONS
+    assert choices("augment") == AUGMENTATIONS
+    assert choices("sampling") == SAMPLINGS
     assert choices("adapter") == (NO_ADAPTER, *BLOCK_ADAPTERS)
     assert choices("wire_dtype") == tuple(WIRE_DTYPES)
 
 
 def test_toml_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    settings = Settings(data_dir='C:\\odd "path"', rounds=7, alpha=0.1, augment=True)
+    settings = Settings(data_dir='C:\\odd "path"', rounds=7, alpha=0.1, augment="crop")
     (tmp_path / "s.toml").write_text(settings.to_toml())
     assert Settings.from_dict(load_toml(tmp_path / "s.toml")) == settings
 
@@ -54,10 +56,10 @@ def test_method_options_are_the_settings_named_after_it() -> None:
 def test_the_command_line_overrides_a_config_file(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text('rounds = 3\nexits = 2\nmethod = "exits"\n')
     settings, runtime = parse(
-        ["--config", str(tmp_path / "c.toml"), "--runtime", "ray", "rounds=5", "augment=true"]
+        ["--config", str(tmp_path / "c.toml"), "--runtime", "ray", "rounds=5", "augment=shift"]
     )
     assert (settings.rounds, settings.exits, settings.method) == (5, "2", "exits")
-    assert (settings.augment, runtime) == (True, "ray")
+    assert (settings.augment, runtime) == ("shift", "ray")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.stem)
@@ -84,8 +86,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"learning-rate": "nan"}, "learning-rate: nan is not a finite number"),
     ({"learning-rate": "fast"}, "'fast' is not a number"),
     ({"alpha": -1}, "alpha: -1.0 must be above 0"),
-    ({"augment": "maybe"}, "'maybe' is not true or false"),
-    ({"augment": 1}, "1 is not true or false"),
+    ({"augment": "rotate"}, "augment: 'rotate' is not one of none, shift, crop"),
+    ({"augment": True}, "augment: True is not text"),
+    ({"normalise": "backbones"}, "Did you mean backbone?"),
+    ({"sampling": "balanced"}, "Did you mean class-balanced?"),
     ({"test-share": 0.95}, "test-share: 0.95 must be 0.9 or less"),
     ({"clip-norm": -1}, "clip-norm: -1.0 must be 0 or more"),
     ({"image-size": 10_000}, "image-size: 10000 must be 4096 or less"),

@@ -1,15 +1,13 @@
 """CIFAR from .npz files, from torchvision's folder, and from the hub or what is left of it."""
 
 import io
-import os
 import pickle
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hub import cache_as_downloaded, load_from_hub
 from PIL import Image
 
 from data import DataError, load_source
@@ -95,6 +93,13 @@ def test_npz_without_the_arrays_says_which(tmp_path):
         load("cifar10", tmp_path / "some.npz")
 
 
+def check_statistics(source):
+    """Hold them, which are of all images, against some images, lightly compressed."""
+    pixels = source.train.images[::4] / 255
+    np.testing.assert_allclose(source.mean, pixels.mean((0, 1, 2)), atol=0.005)
+    np.testing.assert_allclose(source.std, pixels.std((0, 1, 2)), atol=0.005)
+
+
 @needs_shared
 def test_real_cifar100():
     source = load("cifar100", SHARED / "cifar100_13k.npz")
@@ -102,6 +107,7 @@ def test_real_cifar100():
     assert set(np.bincount(source.train.labels)) == {100}
     assert set(np.bincount(source.test.labels)) == {30}
     assert source.train.classes[:2] == ("apple", "aquarium_fish")
+    check_statistics(source)
 
 
 @needs_shared
@@ -109,6 +115,7 @@ def test_real_cifar10():
     source = load("cifar10", SHARED / "cifar10_30k_jpeg.npz")
     assert source.train.images.shape == (24000, 32, 32, 3)
     assert len(source.test) == 6000
+    check_statistics(source)
 
 
 @pytest.mark.parametrize(("name", "folder"), [("cifar10", "cifar-10"), ("cifar100", "cifar-100")])
@@ -138,38 +145,6 @@ def test_an_altered_folder_is_never_unpickled(tmp_path):
     assert not proof.exists()
 
 
-def load_in_new_process(names, hub_folder, **environment):
-    """Load from the hub with its settings, which are read at import.
-
-    Returns what each source, or its mistake, is; then the errors and the seconds it all took.
-    """
-    code = f"""
-import time
-from data import DataError, load_source
-import datasets, huggingface_hub
-start = time.perf_counter()
-for name in {names!r}:
-    try:
-        source = load_source(name, image_size=224)
-        print(source.train.classes, source.train.labels, source.test.images.sum())
-    except DataError as error:
-        print(error)
-print(time.perf_counter() - start)
-"""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=REPO,
-        env=inherited | {"HF_HOME": str(hub_folder)} | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    *printed, seconds = done.stdout.splitlines()
-    return printed, done.stderr, float(seconds)
-
-
 def refusal(reason):
     return (
         f"dataset: uoft-cs/cifar10 cannot be loaded from the Hugging Face hub ({reason}); connect "
@@ -182,14 +157,14 @@ def test_hub_that_does_not_answer(tmp_path):
     """The server accepts the connection and keeps silent: the refusal comes within seconds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
-        printed, errors, seconds = load_in_new_process(["cifar10"], tmp_path, HF_ENDPOINT=address)
+        printed, errors, seconds = load_from_hub(["cifar10"], tmp_path, HF_ENDPOINT=address)
     assert printed == [refusal("ReadTimeout")]
     assert errors == ""
     assert seconds < 20
 
 
 def test_offline_what_the_hub_gave_before_is_read_again(tmp_path):
-    """CIFAR-100, with the hub's columns, lies where a download puts it; CIFAR-10 does not."""
+    """CIFAR-100, with the hub's columns, lies where a download puts it; the others do not."""
     import datasets
 
     images = random_images(4)
@@ -197,16 +172,16 @@ def test_offline_what_the_hub_gave_before_is_read_again(tmp_path):
     table = datasets.Dataset.from_dict(
         {"img": list(images), "fine_label": [1, 0, 0, 1]}, features=datasets.Features(columns)
     )
-    local = tmp_path / "cifar100"
-    for part in ("train", "test"):
-        table.to_parquet(local / f"{part}-00000.parquet")
-    builder = datasets.load_dataset_builder(str(local), cache_dir=str(tmp_path / "work"))
-    builder.download_and_prepare(
-        str(tmp_path / "datasets" / "uoft-cs___cifar100" / "default" / "0.0.0" / "1234")
+    cache_as_downloaded("uoft-cs/cifar100", {"train": table, "test": table}, tmp_path)
+    printed, errors, seconds = load_from_hub(
+        ["cifar100", "cifar10", "femnist"], tmp_path, HF_HUB_OFFLINE="1"
     )
-    printed, errors, seconds = load_in_new_process(
-        ["cifar100", "cifar10"], tmp_path, HF_HUB_OFFLINE="1"
-    )
-    assert printed == [f"('ape', 'bee') [1 0 0 1] {images.sum()}", refusal("OfflineModeIsEnabled")]
+    assert printed == [
+        f"('ape', 'bee') [1 0 0 1] {images.sum()}",
+        refusal("OfflineModeIsEnabled"),
+        "dataset: flwrlabs/femnist cannot be loaded from the Hugging Face hub "
+        "(OfflineModeIsEnabled); connect this machine to the network, set data-dir to a folder of "
+        "LEAF's JSON files or of the hub's parquet files, or choose dataset \"digits\".",
+    ]
     assert "Traceback" not in errors
     assert seconds < 10

@@ -32,7 +32,7 @@ def test_the_seed_decides_what_is_held_out():
 
 
 def test_built_in_names():
-    assert source_names()[:4] == ("digits", "cifar10", "cifar100", "folder")
+    assert source_names()[:5] == ("digits", "cifar10", "cifar100", "femnist", "folder")
 
 
 def test_a_name_is_registered_once():

@@ -64,8 +64,8 @@ PARTITION_MISTAKES = {
     ),
     "partition: pathological cannot give each of 3 clients 2 images or more; lower num-clients or "
     "classes-per-client.": ((IMAGES, "pathological", 3), {"classes_per_client": 3}),
-    'partition: natural needs images that name their owner, as dataset "folder" has them in '
-    "client/class folders; choose another partition.": ((IMAGES, "natural", 2), {}),
+    'partition: natural needs images that name their owner, as dataset "femnist" has them, and '
+    '"folder" in client/class folders; choose another partition.': ((IMAGES, "natural", 2), {}),
     "num-clients: 4 is more than the 3 owners in the data; lower num-clients to 3 or less.": (
         (OWNED, "natural", 4),
         {},

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import functional
 
-from data import BatchTransform
+from data import BatchTransform, DataError
 
 ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
@@ -58,7 +59,7 @@ def test_shift_moves_up_to_an_eighth_and_fills_with_black():
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
     places = {padded[y : y + 16, x : x + 16].tobytes() for y in range(5) for x in range(5)}
     torch.manual_seed(0)
-    output = BatchTransform(16, ZERO, ONE, augment=True)(np.stack([image] * 500))
+    output = BatchTransform(16, ZERO, ONE, augment="shift")(np.stack([image] * 500))
     pixels = (output[:, :1] * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     assert {shifted.tobytes() for shifted in pixels} == places
 
@@ -67,22 +68,23 @@ def test_each_image_is_mirrored_for_itself():
     """Below 8 pixels there is no shift: about half of 1000 equal images are mirrored."""
     images = np.tile(np.array([10, 20], np.uint8).reshape(1, 1, 2, 1), (1000, 2, 1, 3))
     torch.manual_seed(0)
-    output = BatchTransform(2, ZERO, ONE, flip=True, augment=True)(images) * 255
+    output = BatchTransform(2, ZERO, ONE, flip=True, augment="shift")(images) * 255
     left = output[:, 0, 0, 0].round()
     assert set(left.tolist()) == {10.0, 20.0}
     assert 400 < (left == 20).sum() < 600
     torch.testing.assert_close(output.sum(3), torch.full((1000, 3, 2), 30.0))
 
 
-@pytest.mark.parametrize(("flip", "augment"), [(False, True), (True, False), (False, False)])
+@pytest.mark.parametrize(("flip", "augment"), [(False, "shift"), (True, "none")])
 def test_nothing_is_mirrored_unless_both_are_set(flip, augment):
     images = random_images(64, 4, 4, 3)
     output = BatchTransform(4, ZERO, ONE, flip=flip, augment=augment)(images)
     assert torch.equal(output, BatchTransform(4, ZERO, ONE)(images))
 
 
-def test_the_global_seed_repeats_an_augmentation():
-    transform = BatchTransform(16, ZERO, ONE, flip=True, augment=True)
+@pytest.mark.parametrize("augment", ["shift", "crop"])
+def test_the_global_seed_repeats_an_augmentation(augment):
+    transform = BatchTransform(16, ZERO, ONE, flip=True, augment=augment)
     images = random_images(8, 16, 16, 3)
     outputs = []
     for seed in (1, 1, 2):
@@ -94,13 +96,53 @@ def test_the_global_seed_repeats_an_augmentation():
 
 def test_a_transform_without_augmentation_is_deterministic():
     assert BatchTransform(4, ZERO, ONE, flip=True).deterministic
-    assert not BatchTransform(4, ZERO, ONE, augment=True).deterministic
+    assert not BatchTransform(4, ZERO, ONE, augment="shift").deterministic
+    assert not BatchTransform(4, ZERO, ONE, augment="crop").deterministic
+
+
+def test_an_image_gives_the_same_bits_in_every_batch():
+    images = random_images(9, 32, 32, 3)
+    transform = BatchTransform(48, ZERO, ONE)
+    batch = transform(images)
+    for size in (1, 2, 5):
+        assert torch.equal(transform(images[3 : 3 + size]), batch[3 : 3 + size])
+
+
+@pytest.mark.parametrize(
+    ("shape", "side"),
+    [((8, 8), 32), ((32, 32), 96), ((40, 20), 24), ((64, 64), 7), ((130, 70), 96)],
+)
+def test_any_size_is_resized_as_torchvision_does(shape, side):
+    images = random_images(3, *shape, 3)
+    expected = functional.resize(
+        torch.from_numpy(images).permute(0, 3, 1, 2) / 255, [side, side], antialias=True
+    )
+    torch.testing.assert_close(BatchTransform(side, ZERO, ONE)(images), expected)
 
 
 def test_images_that_must_not_be_written_to_are_only_read(recwarn):
     images = random_images(2, 16, 16, 3)
     before = images.copy()
     images.flags.writeable = False
-    BatchTransform(16, (0.5,) * 3, (0.5,) * 3, flip=True, augment=True)(images)
+    BatchTransform(16, (0.5,) * 3, (0.5,) * 3, flip=True, augment="shift")(images)
     assert np.array_equal(images, before)
     assert not recwarn.list
+
+
+def test_unknown_augmentation():
+    with pytest.raises(DataError) as caught:
+        BatchTransform(4, ZERO, ONE, augment="rotate")
+    assert str(caught.value) == "augment: 'rotate' is not one of none, shift, crop."
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("augment", ["none", "shift", "crop"])
+def test_a_gpu_gives_the_same_numbers(augment):
+    images = random_images(8, 32, 32, 3)
+    outputs = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(0)
+        transform = BatchTransform(96, ZERO, ONE, augment=augment, flip=True, device=device)
+        outputs.append(transform(images))
+    assert outputs[1].is_cuda
+    torch.testing.assert_close(outputs[1].cpu(), outputs[0], rtol=0, atol=1e-5)

@@ -1,6 +1,7 @@
 """The strategy with ClientApps of a few lines, through the in-process grid."""
 
 import logging
+import re
 from typing import Any
 
 import numpy as np
@@ -181,7 +182,7 @@ def test_a_bad_reply_is_refused_by_name_and_the_round_goes_on(case: str) -> None
     bank, reports = run(adding_app(lambda n, a, m: spoil(a, m) if n == 1 else (a, m)))
     (refused,) = [row for row in reports[0].clients if row.refused]
     assert refused.client_key == "1"
-    assert __import__("re").search(sentence, refused.refused)
+    assert re.search(sentence, refused.refused)
     assert bank["shared.token"].tolist() == [2, 3]
     assert bank["block2.w"].tobytes() == BANK["block2.w"].tobytes()
 

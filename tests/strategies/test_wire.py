@@ -16,8 +16,8 @@ TENSORS = {
 }
 
 
-def make_bank(packed: bool = True, wire_dtype: str = "fp32") -> Bank:
-    return Bank(plain_record(TENSORS), packed=packed, wire_dtype=wire_dtype)
+def make_bank(packed: bool = True) -> Bank:
+    return Bank(plain_record(TENSORS), packed=packed)
 
 
 def test_a_pack_is_its_tensors_end_to_end() -> None:
@@ -90,12 +90,6 @@ def test_foreign_packs_are_refused(unit: str, values: np.ndarray, sentence: str)
     bank = make_bank()
     with pytest.raises(StrategyError, match=sentence):
         bank.layout.read(ArrayRecord({unit: Array(values)}), bank.dtype)
-
-
-def test_fp16_halves_the_pack() -> None:
-    full, half = (make_bank(wire_dtype=w).arrays(["block1"])["block1"] for w in ("fp32", "fp16"))
-    assert half.numpy().dtype == np.float16
-    assert len(full.data) - len(half.data) == 6 * 2
 
 
 def test_fingerprint_tells_keys_and_shapes_apart() -> None:

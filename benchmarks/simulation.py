@@ -1,0 +1,197 @@
+"""Clients per second of a simulated round: this app, a plain Flower app, and the limit of the CPU.
+
+``python benchmarks/simulation.py [--clients 20 200] [--images 8 32] [--runs RUN ...]``
+
+All train the same adapters (rank 8 beside both branches of every block, and a head) on a ViT-Tiny
+at 96 px, 10 clients in a round, one epoch, one thread per client:
+
+* ``limit``: the bare training step on ready tensors, as many processes at a time as cores;
+* ``plain``: a Flower app as tutorials write it (`plain_flower_app.py`), on Ray;
+* ``ray``, ``inprocess``: this app; the limit of the latter is one process;
+* ``cached``: this app in-process with frozen exits alone, whose features are kept.
+
+Speed does not depend on weights and pictures, so both are random. A figure is 10 over the median
+time of a round, the first two left out. With 200 clients a round meets mostly clients it has not
+seen; with 20, mostly known ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PER_ROUND, WARM_UP, CORES = 10, 2, os.cpu_count() or 1
+WANTED = {("ray", 32): 0.85, ("ray", 8): 0.70, ("inprocess", 32): 0.95, ("inprocess", 8): 0.95}
+SETTINGS = {
+    "image-size": 96,
+    "dataset": "cifar100",
+    "partition": "iid",
+    "clients-per-round": PER_ROUND,
+    "local-epochs": 1,
+    "schedule": "constant",
+    "head-rate": 1.0,
+    "tiers": "all depth=1.0 share=1",
+    "checkpoint-every": 1000,
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "adapters": {"method": "exits", "exits": "1", "adapter": "parallel", "adapter-rank": 8},
+    "frozen": {"method": "exits", "exits": "1"},
+}
+
+
+def write_inputs(folder: Path, clients: int, images: int) -> None:
+    """Write a ViT-Tiny/16 and labelled pictures, of which each client trains on `images`."""
+    import numpy as np
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    config = ViTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768)
+    ViTModel(config, add_pooling_layer=False).save_pretrained(folder / "vit")
+    ViTImageProcessor().save_pretrained(folder / "vit")
+    generator = np.random.default_rng(0)
+    total = clients * images * 5 // 4  # a fifth of each client's pictures is its test part
+    parts: dict[str, Any] = {
+        f"{part}_{name}": value
+        for part, count in (("train", total), ("test", 100))
+        for name, value in (
+            ("images", generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)),
+            ("labels", np.arange(count) % 100),
+        )
+    }
+    np.savez(folder / "images.npz", **parts, classes=[f"class {c}" for c in range(100)])
+
+
+def app_settings(folder: Path, method: str, clients: int, rounds: int) -> list[str]:
+    """Write the settings of a run of this app as `key=value`."""
+    values: dict[str, Any] = {
+        **SETTINGS,
+        **METHODS[method],
+        "backbone": folder / "vit",
+        "data-dir": folder / "images.npz",
+        "num-clients": clients,
+        "rounds": rounds,
+        "evaluate-every": rounds,
+        "output-dir": folder / "run",
+    }
+    return [f"{key}={value}" for key, value in values.items()]
+
+
+def run_app(folder: Path, runtime: str, method: str, clients: int, rounds: int) -> list[float]:
+    """Run this app; return the seconds of every round's training and aggregation."""
+    command = [sys.executable, str(ROOT / "run_simulation.py"), "--runtime", runtime]
+    _run([*command, *app_settings(folder, method, clients, rounds)])
+    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").open()]
+    return [row["seconds"]["train"] for row in rows if "seconds" in row]
+
+
+def run_plain(folder: Path, clients: int, rounds: int) -> list[float]:
+    """Run the plain Flower app on Ray; return the seconds of every round."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "plain_flower_app.py"), str(folder)]
+    return list(json.loads(_run([*command, str(clients), str(rounds)]).splitlines()[-1]))
+
+
+def run_limit(images: int, processes: int, steps: int) -> list[float]:
+    """Run the bare step in some processes at a time; return seconds per client of each."""
+    command = [sys.executable, __file__, "--bare", str(steps), "--images", str(images)]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=_environment())
+        for _ in range(processes)
+    ]
+    return [float(process.communicate()[0]) for process in started]
+
+
+def time_bare_step(images: int, steps: int) -> float:
+    """Return the median seconds of one client's training: forward, backward, clipping, AdamW."""
+    import torch
+    from step import make_step, vit_tiny
+
+    from models import build_model
+
+    torch.set_num_threads(1)
+    backbone = vit_tiny(96)
+    model = build_model(
+        "exits", backbone, (backbone.depth,), 100, adapter="parallel", adapter_rank=8
+    )
+    pixels = torch.randn(images, 3, backbone.image_size, backbone.image_size)
+    step = make_step(model, pixels, torch.arange(images) % 100, backbone.depth)
+    times = []
+    for _ in range(steps):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[WARM_UP:])
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0"}
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, env=_environment(), check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def _rate(times: list[float]) -> float:
+    return PER_ROUND / statistics.median(times[WARM_UP:])
+
+
+def main() -> int:
+    """Print a table; exit with 1 when a share of the limit is below what is wanted."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--clients", type=int, nargs="+", default=[20, 200])
+    parser.add_argument("--images", type=int, nargs="+", default=[8, 32])
+    parser.add_argument("--rounds", type=int, default=12)
+    names = ("plain", "ray", "inprocess", "cached")
+    parser.add_argument("--runs", nargs="+", default=names, choices=names)
+    parser.add_argument("--bare", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.bare:
+        print(time_bare_step(options.images[0], options.bare))
+        return 0
+    failed = False
+    print(f"{'images':>6} {'clients':>7} {'run':<10}{'clients/s':>10}{'of limit':>10}{'wanted':>8}")
+    for images in options.images:
+        limits = {}
+        for runtime, processes in (("inprocess", 1), ("ray", CORES)):
+            times = run_limit(images, processes, 160 // images + WARM_UP)
+            limits[runtime] = sum(1 / seconds for seconds in times)
+            name = f"limit x{processes}"
+            print(f"{images:>6} {'':>7} {name:<10}{limits[runtime]:>10.2f}", flush=True)
+        for clients in options.clients:
+            with tempfile.TemporaryDirectory() as place:
+                folder = Path(place)
+                write_inputs(folder, clients, images)
+                for run in options.runs:
+                    if run == "plain":
+                        times = run_plain(folder, clients, options.rounds)
+                    elif run == "cached":
+                        times = run_app(folder, "inprocess", "frozen", clients, 60)
+                    else:
+                        times = run_app(folder, run, "adapters", clients, options.rounds)
+                    rate = _rate(times)
+                    share = rate / limits["ray" if run in ("plain", "ray") else "inprocess"]
+                    wanted = WANTED.get((run, images))
+                    failed |= wanted is not None and share < wanted
+                    print(
+                        f"{images:>6} {clients:>7} {run:<10}{rate:>10.2f}{share:>10.2f}"
+                        f"{wanted or '':>8}",
+                        flush=True,
+                    )
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+    sys.exit(main())

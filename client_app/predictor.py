@@ -1,0 +1,130 @@
+"""Logits of a part's images, batch by batch, with the features that no training changes kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from logging import WARNING
+from weakref import WeakKeyDictionary, WeakSet
+
+import numpy as np
+import torch
+from flwr.common import log
+from torch import Tensor
+
+from data import BatchTransform, ImageSet, Part
+from models import AdapterModel, ExitScores, score_exits
+
+EVALUATION_BATCH = 256
+
+
+class FeatureCache:
+    """Features ``(N, E, D)`` of the images of each set, computed once per process and image.
+
+    Images are looked up by their place in the set, so it does not matter which client comes to
+    which process. Rows are filled when they are first asked for.
+
+    Parameters
+    ----------
+    model : AdapterModel
+    limit : int
+        Bytes; a set whose features would go beyond is computed anew every time.
+    """
+
+    def __init__(self, model: AdapterModel, limit: int) -> None:
+        self.model = model
+        self.free = limit
+        # By set: the features, and how many exits of each image are filled.
+        self._kept: WeakKeyDictionary[ImageSet, tuple[Tensor, np.ndarray]] = WeakKeyDictionary()
+        self._refused: WeakSet[ImageSet] = WeakSet()
+
+    def get(self, part: Part, transform: BatchTransform, depth: int | None) -> Tensor | None:
+        """Return the part's features ``(n, exits, D)``; None where they cannot be kept."""
+        if not self.model.has_fixed_features or not transform.deterministic:
+            return None
+        if not self._reserve(part.images):
+            return None
+        features, filled = self._kept[part.images]
+        count = len(self.model.reach(depth))
+        # Sorted: the same batches, and so the same bits, whatever the client's order is today.
+        missing = np.sort(part.positions[filled[part.positions] < count])
+        for start in range(0, len(missing), EVALUATION_BATCH):
+            chosen = missing[start : start + EVALUATION_BATCH]
+            pixels = transform(part.images.images[chosen])
+            features[chosen, :count] = self.model.features(pixels, depth).to(features.dtype)
+            filled[chosen] = count
+        return features[part.positions, :count]
+
+    def _reserve(self, images: ImageSet) -> bool:
+        """Make room for a set at its first use; tell whether there is any."""
+        if images in self._kept or images in self._refused:
+            return images in self._kept
+        shape = (len(images), len(self.model.exits), self.model.backbone.width)
+        size = 4 * int(np.prod(shape))
+        if size > self.free:
+            self._refused.add(images)
+            log(
+                WARNING,
+                "Features of %d images take %.0f MB, more than is left of cache-megabytes; they "
+                "are computed in every epoch.",
+                len(images),
+                size / 1e6,
+            )
+            return False
+        self.free -= size
+        # Pages of an empty tensor take memory only when they are filled.
+        features = torch.empty(shape, device=self.model.device)
+        self._kept[images] = features, np.zeros(len(images), dtype=np.int64)
+        return True
+
+
+class Predictor:
+    """A model as training and evaluation use it: parts of images in, logits by exit out.
+
+    Parameters
+    ----------
+    model : AdapterModel
+        On the device it is to run on.
+    cache_bytes : int
+        Memory for features; 0 keeps none.
+    half : bool
+        Whether matrix products run in bfloat16 (autocast); logits are fp32 in any case.
+    """
+
+    def __init__(self, model: AdapterModel, *, cache_bytes: int = 0, half: bool = False) -> None:
+        self.model = model
+        self.half = half
+        self.cache = FeatureCache(model, cache_bytes)
+
+    def batches(
+        self,
+        part: Part,
+        transform: BatchTransform,
+        depth: int | None,
+        batch_size: int,
+        order: np.ndarray | None = None,
+    ) -> Iterator[tuple[dict[int, Tensor], Tensor]]:
+        """Yield logits ``(B, C)`` by exit and labels ``(B,)``, in `order` of the part's places."""
+        order = np.arange(len(part)) if order is None else order
+        with self._autocast():
+            features = self.cache.get(part, transform, depth)
+        labels = torch.from_numpy(part.labels).to(self.model.device)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            with self._autocast():
+                if features is None:
+                    pixels = transform(part.images.images[part.positions[chosen]])
+                    logits = self.model(pixels, depth)
+                else:
+                    logits = self.model.predict_from(features[chosen])
+            yield {block: y.float() for block, y in logits.items()}, labels[chosen]
+
+    @torch.no_grad()
+    def score(self, part: Part, transform: BatchTransform, depth: int | None = None) -> ExitScores:
+        """Score every exit within `depth` on a part."""
+        self.model.eval()
+        return score_exits(self.batches(part, transform, depth, EVALUATION_BATCH))
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        device = self.model.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=self.half)

@@ -1,0 +1,194 @@
+"""The folder `adapters/` of a run: the trained tensors, and what builds their model again."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from .backbone import ModelError, load_backbone
+from .base import AdapterModel
+from .registry import build_model, parse_exits
+
+FORMAT = 1
+TENSORS = "adapters.safetensors"
+DESCRIPTION = "adapters.json"
+FIELDS: dict[str, type] = {
+    "method": str,
+    "backbone": str,
+    "image-size": int,
+    "exits": str,
+    "adapter": str,
+    "adapter-rank": int,
+    "options": dict,
+    "classes": list,
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a run exported.
+
+    Attributes
+    ----------
+    model : AdapterModel
+        With the trained adapters, in evaluation mode on the CPU.
+    classes : tuple[str, ...]
+        Names, in the order of the labels.
+    mean, std : tuple[float, ...]
+        The normalisation it was trained with: one for each channel, or one for all.
+    """
+
+    model: AdapterModel
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def write_exported(
+    folder: str | Path, tensors: Mapping[str, np.ndarray], description: Mapping[str, Any]
+) -> None:
+    """Write tensors and a description with the keys of `FIELDS`, each beside and renamed.
+
+    Raises
+    ------
+    OSError
+        When the folder cannot be written to.
+    """
+    folder = Path(folder).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / f".{TENSORS}"
+    save_file(dict(tensors), beside)
+    os.replace(beside, folder / TENSORS)
+    beside = folder / f".{DESCRIPTION}"
+    beside.write_text(json.dumps({"format": FORMAT, **description}, indent=1) + "\n")
+    os.replace(beside, folder / DESCRIPTION)
+
+
+def load_exported(folder: str | Path, backbone: str | None = None) -> Exported:
+    """Build the model that a run exported.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Holds ``adapters.safetensors`` and ``adapters.json``.
+    backbone : str, optional
+        As for `load_backbone`; where the run's own name does not lead to the weights. It must be
+        the same backbone: another of equal shape cannot be told apart.
+
+    Raises
+    ------
+    ModelError
+        When a file is missing or foreign, or does not fit the backbone.
+    """
+    folder = Path(folder).expanduser()
+    description = _read_description(folder)
+    tensors = _read_tensors(folder)
+    classes = tuple(description["classes"])
+    frozen = load_backbone(backbone or description["backbone"], description["image-size"])
+    exits = parse_exits(description["exits"], frozen.depth)
+    try:
+        model = build_model(
+            description["method"],
+            frozen,
+            exits,
+            len(classes),
+            adapter=description["adapter"],
+            adapter_rank=description["adapter-rank"],
+            **description["options"],
+        )
+    except (TypeError, KeyError) as error:
+        raise ModelError(
+            f"adapters: the options in {folder / DESCRIPTION} are none of the method "
+            f"'{description['method']}' ({error}); export the run again."
+        ) from None
+    if missing := model.adapter_parameters().keys() - tensors.keys():
+        raise ModelError(
+            f"adapters: {folder / TENSORS} lacks '{min(missing)}'; check that the backbone is the "
+            "one it was trained on, or export the run again."
+        )
+    model.load_adapters(tensors)
+    return Exported(
+        model.eval(),
+        classes,
+        _normalisation(description, "mean", frozen.mean),
+        _normalisation(description, "std", frozen.std),
+    )
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    """Read adapters.json and check that every field is there and of its type."""
+    file = folder / DESCRIPTION
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise ModelError(
+            f"adapters: there is no file {file}; give the folder adapters/ of a finished run."
+        ) from None
+    except ValueError as error:
+        raise ModelError(f"adapters: {file} is no JSON ({error}); export the run again.") from None
+    if not isinstance(description, dict):
+        raise ModelError(f"adapters: {file} does not describe adapters; give that of a run.")
+    if (found := description.get("format", FORMAT)) != FORMAT:
+        raise ModelError(
+            f"adapters: {file} has format {found}, this version reads {FORMAT}; use the version "
+            "that wrote it."
+        )
+    for key, kind in FIELDS.items():
+        if key not in description:
+            raise ModelError(f"adapters: {file} lacks '{key}'; give the adapters/ of a run.")
+        if type(description[key]) is not kind:
+            raise ModelError(
+                f"adapters: '{key}' in {file} is {description[key]!r}, which is no "
+                f"{kind.__name__}; export the run again."
+            )
+    names = description["classes"]
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ModelError(f"adapters: 'classes' in {file} are not names, each once; correct them.")
+    if description["image-size"] < 1:
+        raise ModelError(f"adapters: 'image-size' in {file} is below 1; export the run again.")
+    return description
+
+
+def _normalisation(
+    description: dict[str, Any], key: str, backbones: tuple[float, ...]
+) -> tuple[float, ...]:
+    """Return the exported values, or where there are none the backbone's."""
+    values = description.get(key, list(backbones))
+    fits = type(values) is list and len(values) in (1, 3)
+    fits = fits and all(type(v) in (int, float) and math.isfinite(v) for v in values)
+    if not fits or (key == "std" and min(values) <= 0):
+        raise ModelError(
+            f"adapters: '{key}' is not one number or three to normalise pixels with; export the "
+            "run again."
+        )
+    return tuple(values)
+
+
+def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """Read adapters.safetensors; every number must be a finite float."""
+    file = folder / TENSORS
+    try:
+        tensors = load_file(file)
+    except FileNotFoundError:
+        raise ModelError(
+            f"adapters: there is no file {file}; give the folder adapters/ of a finished run."
+        ) from None
+    except (OSError, TypeError, SafetensorError) as error:
+        raise ModelError(
+            f"adapters: {file} cannot be read as safetensors ({error}); export the run again."
+        ) from None
+    for key, tensor in tensors.items():
+        if tensor.dtype.kind != "f" or not np.isfinite(tensor).all():
+            raise ModelError(
+                f"adapters: '{key}' in {file} holds other than finite floats; export the run again."
+            )
+    return tensors
