@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from settings import Settings, SettingsError, load_toml
 
@@ -24,13 +24,26 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # only silences Ray's advice
 
 
+class CommandLine(argparse.ArgumentParser):
+    """A parser whose complaints are one sentence, like those about settings."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print with the usage."""
+        raise SettingsError(f"{message}; settings read key=value, and --help tells the rest.")
+
+
 def parse(arguments: Sequence[str]) -> tuple[Settings, str]:
     """Read the command line; return the settings and the runtime."""
-    parser = argparse.ArgumentParser(
+    parser = CommandLine(
         description="Simulate a federation of adapters on a frozen transformer.",
         epilog="Settings are given as key=value; docs/settings.md lists them.",
     )
-    parser.add_argument("--config", help="a TOML file of settings, such as those in configs/")
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        help="a TOML file of settings, such as those in configs/; of several, later ones win",
+    )
     parser.add_argument(
         "--runtime",
         choices=("inprocess", "ray"),
@@ -38,8 +51,10 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, str]:
         help="call the clients in this process, or run Flower's simulation on Ray",
     )
     parser.add_argument("settings", nargs="*", metavar="key=value")
-    options = parser.parse_args(arguments)
-    values: dict[str, Any] = load_toml(options.config) if options.config else {}
+    options = parser.parse_intermixed_args(arguments)
+    values: dict[str, Any] = {}
+    for file in options.config:
+        values |= load_toml(file)
     for pair in options.settings:
         key, separator, value = pair.partition("=")
         if not separator:
@@ -92,12 +107,35 @@ def run_on_ray(settings: Settings) -> None:
         create_client_app(mods=[with_run_config(dict(settings.to_dict()))]),
         settings.num_clients,
         backend_config={
-            "client_resources": {"num_cpus": settings.client_cpus, "num_gpus": 0.0},
+            "client_resources": {"num_cpus": settings.client_cpus, "num_gpus": gpu_share(settings)},
             "init_args": {"num_cpus": max(os.cpu_count() or 1, settings.client_cpus)},
         },
     )
     if failures:
         raise failures[0]
+
+
+def gpu_share(settings: Settings) -> float:
+    """Return the share of a GPU that each client on Ray gets; without any it sees no GPU.
+
+    Raises
+    ------
+    SettingsError
+        When a share is asked for and there is no GPU.
+    """
+    import torch
+
+    from wiring import get_device
+
+    gpus = torch.cuda.device_count() if get_device(settings).type == "cuda" else 0
+    if settings.client_gpus and not gpus:
+        raise SettingsError(
+            f"client-gpus: {settings.client_gpus} of a GPU cannot be had, as device is "
+            f"'{settings.device}' and no GPU of CUDA is used; set it to 0."
+        )
+    cores = (os.cpu_count() or 1) // settings.client_cpus
+    at_a_time = max(1, min(cores, settings.clients_per_round))
+    return settings.client_gpus or min(1.0, gpus / at_a_time)
 
 
 def with_run_config(run_config: dict[str, Any]) -> Callable[..., Message]:
@@ -112,19 +150,44 @@ def with_run_config(run_config: dict[str, Any]) -> Callable[..., Message]:
     return mod
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether numpy, torch or CUDA found no room for an array."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in str(error) for words in ("out of memory", "can't allocate memory"))
+    )
+
+
+def say(sentence: str, ended_by: BaseException) -> None:
+    """Print why the run ended, and what its notes add."""
+    print(sentence, *getattr(ended_by, "__notes__", ()), sep="\n", file=sys.stderr)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run; a user's mistake ends in one sentence and exit code 2."""
     try:
         settings, runtime = parse(arguments)
         from client_app.app import USER_ERRORS
     except SettingsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error)
         return 2
     logging.getLogger("flwr").setLevel(logging.WARNING)
     try:
         run_in_process(settings) if runtime == "inprocess" else run_on_ray(settings)
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error)
+        return 2
+    except KeyboardInterrupt as stop:
+        say("stopped.", stop)
+        return 130
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        say(
+            "error: the memory of this machine does not suffice; lower image-size, num-clients, "
+            "adapter-rank or cache-megabytes.",
+            error,
+        )
         return 2
     return 0
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from data import BatchTransform, Source, load_source
 from models import AdapterModel, Backbone, build_model, load_backbone, parse_exits
-from settings import Settings, SettingsError
+from settings import Settings, SettingsError, read_path
 from strategies import Layout, Tier, parse_tiers
 
 
@@ -29,7 +28,7 @@ def _cached_settings(items: tuple[tuple[str, type, Any], ...]) -> Settings:
 def get_backbone(settings: Settings) -> Backbone:
     """Return the backbone; all models of a process share it."""
     name = settings.backbone
-    if (folder := Path(name).expanduser()).is_dir():
+    if name.strip() and (folder := read_path("backbone", name)).is_dir():
         name = str(folder.resolve())
     return load_backbone(name, settings.image_size)
 
@@ -37,6 +36,7 @@ def get_backbone(settings: Settings) -> Backbone:
 def get_source(settings: Settings, data_dir: str) -> Source:
     """Return the data of `data_dir`, decoded once, with labels in the run's class order."""
     size = get_backbone(settings).image_size
+    data_dir = str(read_path("data-dir", data_dir)) if data_dir else ""
     return _cached_source(settings.dataset, data_dir, size, settings.seed, settings.classes)
 
 
@@ -48,7 +48,12 @@ def _cached_source(dataset: str, data_dir: str, size: int, seed: int, classes: s
 
 def split_names(classes: str) -> tuple[str, ...]:
     """Read the setting `classes`."""
-    return tuple(name.strip() for name in classes.split(","))
+    names = tuple(name.strip() for name in classes.split(","))
+    if "" in names or len(set(names)) < len(names):
+        raise SettingsError(
+            f"classes: '{classes}' must name each class once, separated by single commas."
+        )
+    return names
 
 
 def class_names(settings: Settings) -> tuple[str, ...]:
@@ -72,9 +77,10 @@ def get_device(settings: Settings) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        torch.zeros(1, device=device).item()  # "meta" can make tensors, but not compute
+    except (RuntimeError, AssertionError, ImportError) as error:
+        # torch's first sentence; lists of all it knows may follow.
+        reason = str(error).splitlines()[0].split(". ")[0].rstrip(".")
         raise SettingsError(
             f"device: '{name}' cannot be used here ({reason}); set auto, cpu, or a GPU that this "
             f"machine has ({torch.cuda.device_count()} of CUDA)."
@@ -167,6 +173,7 @@ def describe_adapters(
     return {
         "method": settings.method,
         "backbone": settings.backbone,
+        "fingerprint": get_backbone(settings).fingerprint,
         "image-size": get_backbone(settings).image_size,
         "exits": ",".join(map(str, exits)) + ",",
         "adapter": settings.adapter,

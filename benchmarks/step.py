@@ -1,6 +1,7 @@
 """Cost of a training step, as a multiple of a no-grad forward pass of the same blocks.
 
-``python benchmarks/step.py [--backbone NAME --image-size S] [--batch B] [--threads T]``
+``python benchmarks/step.py [--backbone NAME --image-size S] [--batch B ...] [--threads T]
+[--device cuda [--bf16]]``
 
 A step is what a client runs: forward, loss over its exits, backward, clipping, AdamW. With frozen
 weights the backward pass through a block costs one forward pass, so the limits are 1 for frozen
@@ -42,9 +43,9 @@ def vit_tiny(image_size: int = 0) -> Backbone:
         return load_backbone(folder, image_size)
 
 
-def forward_blocks(backbone: Backbone, images: Tensor, depth: int) -> Tensor:
+def forward_blocks(backbone: Backbone, images: Tensor, depth: int, bf16: bool) -> Tensor:
     """Run the first `depth` frozen blocks without recording anything."""
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
         tokens = backbone.embed(images)
         for block in list(backbone.blocks)[:depth]:
             tokens = block(tokens)
@@ -52,7 +53,7 @@ def forward_blocks(backbone: Backbone, images: Tensor, depth: int) -> Tensor:
 
 
 def make_step(
-    model: AdapterModel, images: Tensor, labels: Tensor, depth: int
+    model: AdapterModel, images: Tensor, labels: Tensor, depth: int, bf16: bool = False
 ) -> Callable[[], None]:
     """Return a function that trains one step, as client_app/training.py does."""
     model.set_trained(list(model.units))
@@ -61,7 +62,9 @@ def make_step(
 
     def step() -> None:
         optimizer.zero_grad()
-        model.loss(model(images, depth), labels).backward()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            logits = model(images, depth)
+        model.loss({block: y.float() for block, y in logits.items()}, labels).backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
 
@@ -69,52 +72,77 @@ def make_step(
 
 
 def compare(
-    baseline: Callable[[], object], subject: Callable[[], object], rounds: int
+    baseline: Callable[[], object], subject: Callable[[], object], rounds: int, device: str
 ) -> tuple[float, float]:
     """Return the median seconds of the baseline and of the ratio; the two alternate."""
     times, ratios = [], []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = now(device)
         baseline()
-        middle = time.perf_counter()
+        middle = now(device)
         subject()
         times.append(middle - start)
-        ratios.append((time.perf_counter() - middle) / times[-1])
+        ratios.append((now(device) - middle) / times[-1])
     return statistics.median(times), statistics.median(ratios)
 
 
+def now(device: str) -> float:
+    """Return the time when the device has done all that it was given."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def peak_megabytes(step: Callable[[], None], device: str) -> str:
+    """Return what a step takes on a GPU at most; on the CPU torch counts nothing."""
+    if device == "cpu":
+        return ""
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    return f"{torch.cuda.max_memory_allocated(device) / 1e6:.0f}"
+
+
 def main() -> int:
-    """Print a table; exit with 1 when a ratio is above its limit at full depth."""
+    """Print a table; exit with 1 when a ratio is above its limit at full depth on a CPU."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--backbone", default=VIT_TINY)
     parser.add_argument("--image-size", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, nargs="+", default=[32])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.backbone == VIT_TINY:
-        backbone = vit_tiny()
+        backbone = vit_tiny(options.image_size)
     else:
         backbone = load_backbone(options.backbone, options.image_size)
-    side = backbone.image_size
-    images = torch.randn(options.batch, 3, side, side)
-    labels = torch.randint(0, CLASSES, (options.batch,))
+    backbone.to(options.device)
+    side, device = backbone.image_size, options.device
     exits = tuple(range(backbone.depth // 4, backbone.depth + 1, backbone.depth // 4))
-    print(f"{options.backbone}, {side} px, batch {options.batch}, {options.threads} threads")
-    print(f"{'method':<14}{'depth':>6}{'forward ms':>12}{'step / forward':>16}{'limit':>8}")
     failed = False
-    for method, limit in LIMITS.items():
-        model = build_model(method, backbone, exits, CLASSES)
-        for depth in exits:
-            step = make_step(model, images, labels, depth)
-            step()
-            forward = partial(forward_blocks, backbone, images, depth)
-            seconds, ratio = compare(forward, step, options.rounds)
-            failed |= ratio > limit and depth == backbone.depth
-            print(f"{method:<14}{depth:>6}{1000 * seconds:>12.1f}{ratio:>16.2f}{limit:>8}")
+    for batch in options.batch:
+        images = torch.randn(batch, 3, side, side, device=device)
+        labels = torch.randint(0, CLASSES, (batch,), device=device)
+        where = f"{device}{', bf16' if options.bf16 else ''}, {options.threads} threads"
+        print(f"{options.backbone}, {side} px, batch {batch}, {where}")
+        columns = f"{'depth':>6}{'forward ms':>12}{'step / forward':>16}{'limit':>8}{'peak MB':>9}"
+        print(f"{'method':<14}{columns}")
+        for method, limit in LIMITS.items():
+            model = build_model(method, backbone, exits, CLASSES).to(device)
+            for depth in exits:
+                step = make_step(model, images, labels, depth, options.bf16)
+                step()
+                forward = partial(forward_blocks, backbone, images, depth, options.bf16)
+                seconds, ratio = compare(forward, step, options.rounds, device)
+                failed |= ratio > limit and depth == backbone.depth and device == "cpu"
+                print(
+                    f"{method:<14}{depth:>6}{1000 * seconds:>12.1f}{ratio:>16.2f}{limit:>8}"
+                    f"{peak_megabytes(step, device):>9}"
+                )
     return int(failed)
 
 

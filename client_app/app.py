@@ -128,6 +128,11 @@ def _load(message: Message, node: LocalNode, settings: Settings) -> tuple[Traine
             "the server's adapters are others than this node's: both need the same method, "
             f"backbone and classes (here {node.num_classes}; set classes to name them)."
         )
+    if config.get("backbone") not in (None, trainer.model.backbone.fingerprint):
+        raise SettingsError(
+            f"backbone: the weights of '{settings.backbone}' on this node are others than the "
+            "server's; adapters fit one backbone alone, so give both the same files."
+        )
     packs = dict(message.content.array_records["arrays"].items())
     vectors = layout.read(packs | _frozen(message), lambda _: np.dtype(np.float32))
     trainer.model.load_adapters(layout.split(vectors))

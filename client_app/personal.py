@@ -9,7 +9,7 @@ from urllib.parse import quote
 import numpy as np
 
 from client_app.node import LocalNode
-from models import write_exported
+from models import SHARED, block_unit, write_exported
 from settings import Settings, SettingsError
 from wiring import describe_adapters
 
@@ -28,6 +28,9 @@ def save_personal(
     folder = Path(node.personal_dir).expanduser() / quote(node.client_key, safe="").replace(
         ".", "%2E"
     )
+    # The model that is built from them ends at its last exit; a tier may be deeper.
+    used = {SHARED, *(block_unit(block) for block in range(1, exits[-1] + 1))}
+    tensors = {key: tensor for key, tensor in tensors.items() if key.split(".")[0] in used}
     try:
         description = describe_adapters(settings, node.source, node.source.train.classes, exits)
         write_exported(folder, tensors, description)

@@ -28,12 +28,13 @@ class FeatureCache:
     ----------
     model : AdapterModel
     limit : int
-        Bytes; a set whose features would go beyond is computed anew every time.
+        Bytes, 0 for no cache; a set whose features would go beyond is computed anew every time,
+        and a warning tells so.
     """
 
     def __init__(self, model: AdapterModel, limit: int) -> None:
         self.model = model
-        self.free = limit
+        self.limit = self.free = limit
         # By set: the features, and how many exits of each image are filled.
         self._kept: WeakKeyDictionary[ImageSet, tuple[Tensor, np.ndarray]] = WeakKeyDictionary()
         self._refused: WeakSet[ImageSet] = WeakSet()
@@ -42,7 +43,7 @@ class FeatureCache:
         """Return the part's features ``(n, exits, D)``; None where they cannot be kept."""
         if not self.model.has_fixed_features or not transform.deterministic:
             return None
-        if not self._reserve(part.images):
+        if not self.limit or not self._reserve(part.images):
             return None
         features, filled = self._kept[part.images]
         count = len(self.model.reach(depth))

@@ -126,6 +126,13 @@ def _from_npz(path: Path, seed: int) -> tuple[ImageSet, ImageSet]:
             f"data-dir: {path} is damaged or holds more than plain arrays; write it again with "
             "numpy.savez."
         ) from None
+    for name, array in arrays.items():
+        if name.endswith(("labels", "offsets")) and array.dtype.kind not in "iu":
+            raise DataError(
+                f"data-dir: {name} in {path} are {array.dtype}, not whole numbers; write it again."
+            )
+        if name in ("offsets", "classes") and array.ndim != 1:
+            raise DataError(f"data-dir: {name} in {path} are no list; write it again.")
     if arrays.keys() >= set(ARRAYS):
         classes = tuple(map(str, arrays["classes"]))
         train, test = (

@@ -90,9 +90,10 @@ def partition(
             raise DataError(f"partition: '{kind}' is not one of {', '.join(PARTITIONS)}.")
 
     if num_clients * MIN_EXAMPLES > len(images):
+        most = len(images) // MIN_EXAMPLES
         raise DataError(
             f"num-clients: {num_clients} clients need {MIN_EXAMPLES} images each and there are "
-            f"{len(images)}; lower num-clients to {len(images) // MIN_EXAMPLES} or less."
+            f"{len(images)}; {f'lower num-clients to {most} or less' if most else 'add images'}."
         )
 
     # The partitioners cut runs of rows, so the rows come in random order.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from .cifar import CIFAR10, CIFAR100, load_cifar
@@ -75,4 +76,8 @@ def load_source(name: str, data_dir: str = "", *, image_size: int, seed: int = 0
         near = difflib.get_close_matches(name, _LOADERS, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"choose {', '.join(_LOADERS)}."
         raise DataError(f"dataset: there is no source '{name}'; {hint}")
-    return _LOADERS[name](data_dir, image_size, seed)
+    source = _LOADERS[name](data_dir, image_size, seed)
+    if not len(source.train):
+        raise DataError(f"dataset: '{name}' holds no images to train on; add some.")
+    # An empty test part scores nothing: there is none.
+    return source if source.test is None or len(source.test) else replace(source, test=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 BUILTIN = "builtin"
 WEIGHTS = "model.safetensors"
+SAMPLED = 61  # a fingerprint takes every so many-th number of a weight
 
 
 class ModelError(ValueError):
@@ -80,6 +82,9 @@ class Backbone(nn.Module):
         Token width D, and the side S in pixels.
     mean, std : Sequence[float]
         Per channel; the normalisation the weights were trained with.
+    fingerprint : int
+        Of the pretrained weights, whatever the image size: adapters fit one backbone alone, and
+        another of the same shape would run without an error.
     """
 
     def __init__(
@@ -92,8 +97,10 @@ class Backbone(nn.Module):
         image_size: int,
         mean: Sequence[float],
         std: Sequence[float],
+        fingerprint: int = 0,
     ) -> None:
         super().__init__()
+        self.fingerprint = fingerprint
         self.embed = embeddings
         self.blocks = nn.ModuleList(blocks)
         self.norm = norm
@@ -143,6 +150,7 @@ def load_backbone(name: str, image_size: int = 0) -> Backbone:
     model = _from_pretrained(source, name)
     model.set_attn_implementation("sdpa")
     mean, std = _normalisation(source)
+    fingerprint = _fingerprint(model)
     blocks = [
         Block(layer.layernorm_before, layer.attention, layer.layernorm_after, layer.mlp)
         for layer in model.layers
@@ -155,7 +163,16 @@ def load_backbone(name: str, image_size: int = 0) -> Backbone:
         image_size=_resize_position_table(model, image_size),
         mean=mean,
         std=std,
+        fingerprint=fingerprint,
     )
+
+
+def _fingerprint(model: nn.Module) -> int:
+    """Hash a sample of every weight: all of them would take as long as loading."""
+    value = 0
+    for _, parameter in sorted(model.named_parameters()):
+        value = zlib.crc32(parameter.detach().flatten()[::SAMPLED].numpy().tobytes(), value)
+    return value
 
 
 def _from_pretrained(source: str, name: str) -> Any:
@@ -170,20 +187,25 @@ def _from_pretrained(source: str, name: str) -> Any:
 
     folder = Path(source).expanduser()
     # A hub id has the form "owner/model"; everything else that holds a separator is a path.
-    if not source:
+    if not source.strip():
         raise ModelError(f"backbone: give a folder, a hub id or '{BUILTIN}'.")
     looks_like_path = source.startswith((".", "~", os.sep)) or source.count("/") > 1
-    if looks_like_path and not (folder / "config.json").is_file():
+    if (looks_like_path or folder.exists()) and not (folder / "config.json").is_file():
         raise ModelError(
             f"backbone: there is no model in {folder} (config.json is missing); give a folder in "
             f"Hugging Face's form, a hub id, or '{BUILTIN}'."
         )
     location = str(folder) if folder.is_dir() else source
     try:
-        config = AutoConfig.from_pretrained(location)
+        config = AutoConfig.from_pretrained(location, trust_remote_code=False)
         if config.model_type not in ("vit", "deit"):
             raise ModelError(
                 f"backbone: {name} is of type '{config.model_type}'; give a ViT or a DeiT."
+            )
+        if folder.is_dir() and not any(folder.glob("*.safetensors")):
+            raise ModelError(
+                f"backbone: {folder} holds no weights as .safetensors; a pickle (.bin, .pt) is "
+                "never read, so convert it, or give another folder."
             )
         model, report = AutoModel.from_pretrained(
             location,
@@ -193,7 +215,14 @@ def _from_pretrained(source: str, name: str) -> Any:
             use_safetensors=True,  # never a pickle
             output_loading_info=True,
         )
-    except OSError as error:
+    except ModelError:
+        raise
+    except Exception as error:  # foreign files: whatever their readers stumble over
+        if folder.is_dir() or not isinstance(error, OSError):
+            raise ModelError(
+                f"backbone: the files of '{name}' are damaged, do not fit each other, or are not "
+                f"of a ViT or DeiT ({type(error).__name__}); download them again, or give others."
+            ) from error
         raise ModelError(
             f"backbone: the files of '{name}' are neither in a folder of that name nor in the "
             "hub's cache, and could not be downloaded; give an existing folder, download them "
@@ -235,10 +264,16 @@ def _normalisation(source: str) -> tuple[list[float], list[float]]:
         processor = AutoImageProcessor.from_pretrained(source)
     except OSError as error:
         raise ModelError(
-            f"backbone: {source} has no preprocessor_config.json, which holds the mean and the "
-            "standard deviation its weights expect; add it."
+            f"backbone: {source} has no readable preprocessor_config.json, which holds the mean "
+            "and the standard deviation its weights expect; add it."
         ) from error
-    return list(processor.image_mean), list(processor.image_std)
+    mean, std = processor.image_mean, processor.image_std
+    if not (mean and std and min(std) > 0):
+        raise ModelError(
+            f"backbone: the preprocessor_config.json of {source} has no image_mean, or no "
+            "image_std above 0; correct it."
+        )
+    return list(mean), list(std)
 
 
 def _resize_position_table(model: Any, image_size: int) -> int:

@@ -75,10 +75,14 @@ class AdapterModel(nn.Module, ABC):
                 "more, or name all classes of the federation in the setting."
             )
         if not exits or list(exits) != sorted(set(exits)) or not 1 <= exits[0] <= exits[-1]:
-            raise ModelError(f"exits: {exits} are not ascending block numbers from 1.")
+            listed = ",".join(map(str, exits))
+            raise ModelError(
+                f"exits: {listed} are not ascending block numbers from 1; list each block once."
+            )
         if exits[-1] > backbone.depth:
             raise ModelError(
-                f"exits: there is no block {exits[-1]}; the backbone has {backbone.depth} blocks."
+                f"exits: there is no block {exits[-1]}; the backbone has {backbone.depth} blocks, "
+                "so list blocks up to that."
             )
         self.backbone = backbone
         self.exits = exits
@@ -94,6 +98,8 @@ class AdapterModel(nn.Module, ABC):
             {unit: nn.ModuleDict(modules) for unit, modules in parts.items() if modules}
         )
         self._parts = {(unit, name): m for unit, ms in parts.items() for name, m in ms.items()}
+        # Looked up for every message; walking the modules anew would take longer than a small step.
+        self._adapters = dict(self.units.named_parameters())
 
     @abstractmethod
     def shared_parts(self) -> dict[str, nn.Module]:
@@ -110,7 +116,7 @@ class AdapterModel(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Where the model runs."""
-        return next(self.units.parameters()).device
+        return next(iter(self._adapters.values())).device
 
     @property
     def has_fixed_features(self) -> bool:
@@ -160,7 +166,7 @@ class AdapterModel(nn.Module, ABC):
         if not exits:
             raise ModelError(
                 f"tiers: a depth of {depth} blocks reaches no exit; the first is after block "
-                f"{self.exits[0]}."
+                f"{self.exits[0]}, so make the tier deeper or add an exit."
             )
         return exits
 
@@ -180,7 +186,7 @@ class AdapterModel(nn.Module, ABC):
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """Return every trained tensor by key, unit by unit: what can travel."""
-        return dict(self.units.named_parameters())
+        return dict(self._adapters)
 
     def adapter_arrays(self, units: Collection[str] | None = None) -> dict[str, np.ndarray]:
         """Copy the trained tensors of some units (without any: of all) out, by key."""

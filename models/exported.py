@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from .backbone import ModelError, load_backbone
 from .base import AdapterModel
@@ -66,7 +66,7 @@ def write_exported(
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / f".{TENSORS}"
-    save_file(dict(tensors), beside)
+    beside.write_bytes(save(dict(tensors)))
     os.replace(beside, folder / TENSORS)
     beside = folder / f".{DESCRIPTION}"
     beside.write_text(json.dumps({"format": FORMAT, **description}, indent=1) + "\n")
@@ -81,8 +81,7 @@ def load_exported(folder: str | Path, backbone: str | None = None) -> Exported:
     folder : str or Path
         Holds ``adapters.safetensors`` and ``adapters.json``.
     backbone : str, optional
-        As for `load_backbone`; where the run's own name does not lead to the weights. It must be
-        the same backbone: another of equal shape cannot be told apart.
+        As for `load_backbone`; where the run's own name does not lead to the weights.
 
     Raises
     ------
@@ -94,6 +93,11 @@ def load_exported(folder: str | Path, backbone: str | None = None) -> Exported:
     tensors = _read_tensors(folder)
     classes = tuple(description["classes"])
     frozen = load_backbone(backbone or description["backbone"], description["image-size"])
+    if description.get("fingerprint", frozen.fingerprint) != frozen.fingerprint:
+        raise ModelError(
+            f"adapters: those in {folder} were trained on a backbone with other weights than "
+            f"'{backbone or description['backbone']}'; give the one of the run."
+        )
     exits = parse_exits(description["exits"], frozen.depth)
     try:
         model = build_model(

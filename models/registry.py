@@ -32,7 +32,7 @@ def parse_exits(text: str, depth: int) -> tuple[int, ...]:
         numbers = [int(part) for part in text.removesuffix(",").split(",")]
     except ValueError:
         raise ModelError(
-            f"exits: '{text}' is neither a number of exits nor blocks such as 3,6,9,12."
+            f"exits: '{text}' is neither a number of exits nor blocks such as 3,6,9,12; correct it."
         ) from None
     if len(numbers) > 1 or "," in text:
         return tuple(numbers)

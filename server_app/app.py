@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 
@@ -19,12 +20,12 @@ from client_app.node import simulated_nodes
 from client_app.training import make_predictor
 from data import DataError, Part, Source
 from models import AdapterModel, anytime_profile, write_exported
-from server_app.checkpoint import Checkpoints, read_checkpoint
+from server_app.checkpoint import Checkpoints, read_checkpoint, resumable
 from server_app.history import History, Row, privacy_cost, read_rows, summarise
 from server_app.progress import ProgressLine, print_summary
 from server_app.report import write_report
 from server_app.tensorboard import TensorBoard
-from settings import Settings, SettingsError
+from settings import Settings, SettingsError, read_path
 from strategies import (
     BYTES_PER_NUMBER,
     AdapterFedAvg,
@@ -79,13 +80,16 @@ def run(
     """
     if settings.noise_multiplier:
         privacy_cost(settings, settings.rounds)  # fails before the run where it cannot be told
-    output = Path(settings.output_dir).expanduser().resolve()
-    resumed = Path(settings.resume).expanduser().resolve() if settings.resume else None
+    output = read_path("output-dir", settings.output_dir).resolve()
+    resumed = read_path("resume", settings.resume).resolve() if settings.resume else None
     checkpoint = read_checkpoint(resumed, settings) if resumed else None
     names = class_names(settings)
     model = make_model(settings, len(names))
     strategy = make_strategy(settings, model)
+    if simulated:
+        simulated_nodes(settings)  # what cannot be divided among them is told before the start
     if checkpoint:
+        checkpoint.check(model.adapter_arrays())
         model.load_adapters(checkpoint.bank)
         strategy.load_server_state(checkpoint.method)
         strategy.completed_rounds = checkpoint.server_round
@@ -93,40 +97,53 @@ def run(
     source = central_source(settings)
     description = describe_adapters(settings, source, names, model.exits)
     evaluate = central_evaluation(settings, model, source)
-    prepare_folder(output, keep=output == resumed)
-    (output / "settings.toml").write_text(settings.to_toml())
+    prepare_folder(output, settings, keep=output == resumed)
     history, progress = History(output, settings), ProgressLine()
     history.begin(resumed, strategy.completed_rounds)
     strategy.callbacks += [history, Checkpoints(settings, output), progress]
     if settings.tensorboard:
         strategy.callbacks.append(TensorBoard(output))
     strategy.callbacks += callbacks
-    try:
-        result = strategy.start(
-            grid,
-            plain_record(initial),
-            num_rounds=settings.rounds,
-            timeout=settings.round_timeout,
-            evaluate_fn=evaluate,
-        )
-    finally:
-        progress.close()
-    tensors = {key: array.numpy() for key, array in result.arrays.items()}
-    write_exported(output / "adapters", tensors, description)
-    write_json(output / "anytime.json", anytime_profile(model))
-    if simulated:
-        write_json(output / "partition.json", partition_table(settings, names))
-    summary = write_summary(settings, strategy, model, output)
-    if settings.report:
-        write_report(output)
+    with resumable(output):
+        with contextlib.closing(progress):
+            result = strategy.start(
+                grid,
+                plain_record(initial),
+                num_rounds=settings.rounds,
+                timeout=settings.round_timeout,
+                train_config=ConfigRecord({"backbone": model.backbone.fingerprint}),
+                evaluate_config=ConfigRecord({"backbone": model.backbone.fingerprint}),
+                evaluate_fn=evaluate,
+            )
+        tensors = {key: array.numpy() for key, array in result.arrays.items()}
+        write_exported(output / "adapters", tensors, description)
+        write_json(output / "anytime.json", anytime_profile(model))
+        if simulated:
+            write_json(output / "partition.json", partition_table(settings, names))
+        summary = write_summary(settings, strategy, model, output)
+        if settings.report:
+            write_report(output)
     print_summary(summary, output)
     return summary
 
 
-def prepare_folder(output: Path, *, keep: bool) -> None:
-    """Make the output folder; an earlier run there is moved aside, unless it is continued."""
+def prepare_folder(output: Path, settings: Settings, *, keep: bool) -> None:
+    """Make the output folder; an earlier run there is moved aside, unless it is continued.
+
+    Raises
+    ------
+    SettingsError
+        When it cannot be written to, or holds checkpoints of something else.
+    """
     try:
-        if (output / "checkpoint").is_dir() and not keep:
+        earlier = (output / "settings.toml").exists()
+        if (output / "checkpoint").exists() and not (earlier or keep):
+            raise SettingsError(
+                f"output-dir: {output} holds a folder checkpoint that is not of a run; give "
+                "another folder."
+            )
+        has_results = any((output / name).is_dir() for name in ("checkpoint", "adapters"))
+        if earlier and has_results and not keep:
             aside = next(
                 path
                 for number in itertools.count(1)
@@ -135,9 +152,10 @@ def prepare_folder(output: Path, *, keep: bool) -> None:
             output.rename(aside)
             print(f"The earlier run in {output} is now in {aside}.")
         output.mkdir(parents=True, exist_ok=True)
+        (output / "settings.toml").write_text(settings.to_toml())
     except OSError as error:
         raise SettingsError(
-            f"output-dir: {output} cannot be made ({error.strerror}); give another folder."
+            f"output-dir: {output} cannot be written to ({error.strerror}); give another folder."
         ) from None
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +34,34 @@ class Checkpoint:
     server_round: int
     bank: dict[str, np.ndarray]
     method: dict[str, np.ndarray]
+
+    def check(self, initial: Mapping[str, np.ndarray]) -> None:
+        """Hold the bank against a model's initial adapters.
+
+        Raises
+        ------
+        SettingsError
+            For a tensor that is missing or foreign, of another shape or dtype, or not finite.
+        """
+        for key in sorted(self.bank.keys() | initial.keys()):
+            found, expected = self.bank.get(key), initial.get(key)
+            if found is None:
+                wrong = "is missing"
+            elif expected is None:
+                wrong = "is no tensor of this model"
+            elif found.shape != expected.shape or found.dtype != expected.dtype:
+                wrong = (
+                    f"is {found.dtype} of shape {found.shape}, not {expected.dtype} of shape "
+                    f"{expected.shape}"
+                )
+            elif not np.isfinite(found).all():
+                wrong = "holds values that are not finite"
+            else:
+                continue
+            raise SettingsError(
+                f"resume: in the checkpoint of round {self.server_round}, '{key}' {wrong}; it was "
+                "changed after it was written, so resume from another copy."
+            )
 
 
 class Checkpoints(Callback):
@@ -66,8 +96,8 @@ class Checkpoints(Callback):
         shutil.rmtree(final, ignore_errors=True)
         os.rename(beside, final)
         oldest = server_round - (KEPT - 1) * self.settings.checkpoint_every
-        for other in self.folder.glob("round-*"):
-            if int(other.name.removeprefix("round-")) < oldest:
+        for number, other in written_rounds(self.folder.parent).items():
+            if number < oldest:
                 shutil.rmtree(other)
 
 
@@ -79,6 +109,26 @@ def _flush(folder: Path) -> None:
         os.close(handle)
 
 
+def written_rounds(run: Path) -> dict[int, Path]:
+    """Return the folders of a run's checkpoints by their round, in order."""
+    found = ((path.name.removeprefix("round-"), path) for path in run.glob("checkpoint/round-*"))
+    return dict(sorted((int(number), path) for number, path in found if number.isdecimal()))
+
+
+@contextmanager
+def resumable(output: Path) -> Iterator[None]:
+    """Add to whatever ends a run, Ctrl-C included, how it goes on from its last checkpoint."""
+    try:
+        yield
+    except BaseException as error:
+        if rounds := written_rounds(output):
+            error.add_note(
+                f"The run is kept up to round {max(rounds)}; to go on, repeat the command with "
+                f"resume={output}"
+            )
+        raise
+
+
 def read_checkpoint(run: Path, settings: Settings) -> Checkpoint:
     """Read the last checkpoint of a run's output folder.
 
@@ -87,7 +137,7 @@ def read_checkpoint(run: Path, settings: Settings) -> Checkpoint:
     SettingsError
         When there is none, it is not ours, or it was written with other settings.
     """
-    folders = sorted((run / "checkpoint").glob("round-*"))
+    folders = list(written_rounds(run).values())
     if not folders:
         raise SettingsError(
             f"resume: there is no checkpoint in {run}; give the output-dir of a run that has "
@@ -101,18 +151,25 @@ def read_checkpoint(run: Path, settings: Settings) -> Checkpoint:
                 f"resume: {folder} has format {state['format']}, this version reads {FORMAT}; "
                 "resume with the version that wrote it."
             )
-        server_round, then = int(state["round"]), dict(state["settings"])
+        server_round, then = state["round"], dict(state["settings"])
+        if type(server_round) is not int or not 1 <= server_round <= then["rounds"]:
+            raise ValueError(f"there is no round {server_round}")
         bank = load_file(folder / "bank.safetensors")
         method = load_file(folder / "method.safetensors")
     except SettingsError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+        before = f"remove it to resume from {folders[-2].name}" if folders[1:] else ""
         raise SettingsError(
-            f"resume: {folder} is no checkpoint of fedgraft ({error}); give another run."
+            f"resume: {folder} is no checkpoint of fedgraft ({type(error).__name__}: {error}); "
+            f"{before or 'give another run'}."
         ) from None
     now = settings.to_dict()
     differing = [k for k in sorted({*now, *then} - {*FREE}) if now.get(k) != then.get(k)]
     if differing:
         changes = ", ".join(f"{k} was {then.get(k)!r} and is {now.get(k)!r}" for k in differing)
-        raise SettingsError(f"resume: {run} was run with other settings: {changes}.")
+        raise SettingsError(
+            f"resume: {run} was run with other settings: {changes}; add --config "
+            f"{run}/settings.toml to repeat them."
+        )
     return Checkpoint(server_round, bank, method)

@@ -27,20 +27,32 @@ class History(Callback):
         self.clients_file = output / "clients.jsonl"
 
     def begin(self, resumed_from: Path | None, server_round: int) -> None:
-        """Start empty, or with the rows of a resumed run up to its checkpoint's round."""
+        """Start empty, or with the rows of a resumed run up to its checkpoint's round.
+
+        Raises
+        ------
+        SettingsError
+            When a resumed run's files are missing or hold something else.
+        """
         for file in (self.metrics_file, self.clients_file):
             if resumed_from and not (resumed_from / file.name).is_file():
                 raise SettingsError(
                     f"resume: {resumed_from} lacks {file.name}, the record of its first rounds; "
                     "copy the whole output folder."
                 )
-            rows = read_rows(resumed_from / file.name) if resumed_from else []
-            # A resumed run personalises anew.
-            kept = [
-                row
-                for row in rows
-                if row["round"] <= server_round and row.get("phase") != PERSONALISE_PHASE
-            ]
+            try:
+                rows = read_rows(resumed_from / file.name) if resumed_from else []
+                # A resumed run personalises anew.
+                kept = [
+                    row
+                    for row in rows
+                    if row["round"] <= server_round and row.get("phase") != PERSONALISE_PHASE
+                ]
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise SettingsError(
+                    f"resume: {file.name} in {resumed_from} is not the record of a run; restore "
+                    "the file, or give another run."
+                ) from None
             beside = file.with_suffix(".tmp")
             beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
             beside.replace(file)

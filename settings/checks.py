@@ -6,9 +6,12 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import field
+from pathlib import Path
 from typing import Any
 
 Value = bool | int | float | str
+# Flower's run config and TOML hold 64 bits.
+LARGEST_INT = 2**63 - 1
 
 
 class SettingsError(ValueError):
@@ -62,7 +65,7 @@ def check(key: str, value: Any, spec: Mapping[str, Any]) -> None:
         near = difflib.get_close_matches(str(value), spec["choices"], n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         valid = ", ".join(spec["choices"])
-        raise SettingsError(f"{key}: '{value}' is not one of {valid}.{hint}")
+        raise SettingsError(f"{key}: {value!r} is not one of {valid}.{hint}")
     if isinstance(value, str):
         return
     if not math.isfinite(value):
@@ -71,5 +74,27 @@ def check(key: str, value: Any, spec: Mapping[str, Any]) -> None:
         raise SettingsError(f"{key}: {value} must be above {spec['above']}.")
     if spec["minimum"] is not None and not value >= spec["minimum"]:
         raise SettingsError(f"{key}: {value} must be {spec['minimum']} or more.")
-    if not value <= (float("inf") if spec["maximum"] is None else spec["maximum"]):
-        raise SettingsError(f"{key}: {value} must be {spec['maximum']} or less.")
+    maximum = spec["maximum"]
+    if maximum is None and isinstance(value, int):
+        maximum = LARGEST_INT
+    if maximum is not None and not value <= maximum:
+        raise SettingsError(f"{key}: {value} must be {maximum} or less.")
+
+
+def read_path(key: str, text: str) -> Path:
+    """Return the path that a setting names, with ``~`` resolved; nothing need be there.
+
+    Raises
+    ------
+    SettingsError
+        For text that is no path on this machine: blank, too long, of an unknown user.
+    """
+    try:
+        if not text.strip():
+            raise ValueError("it is empty")
+        path = Path(text).expanduser()
+        path.resolve().exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
+        raise SettingsError(f"{key}: {text!r} is no path here ({reason}); correct it.") from None
+    return path

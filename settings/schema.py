@@ -45,7 +45,10 @@ class Settings:
         choices=("iid", "dirichlet", "pathological", "natural"),
     )
     alpha: float = setting(
-        0.5, "Concentration of the Dirichlet partition; smaller is more uneven.", above=0
+        0.5,
+        "Concentration of the Dirichlet partition; smaller is more uneven.",
+        above=0,
+        maximum=1e9,
     )
     classes_per_client: int = setting(
         2, "Classes of each client in the pathological partition.", minimum=1
@@ -70,9 +73,9 @@ class Settings:
         "An epoch of training: every image once, or as many draws with every class equally likely.",
         choices=("shuffled", "class-balanced"),
     )
-    num_clients: int = setting(20, "Clients of a simulation.", minimum=1)
+    num_clients: int = setting(20, "Clients of a simulation.", minimum=1, maximum=1_000_000)
     clients_per_round: int = setting(10, "Clients that train in a round.", minimum=1)
-    rounds: int = setting(30, "Rounds of training.", minimum=1)
+    rounds: int = setting(30, "Rounds of training.", minimum=1, maximum=1_000_000)
     local_epochs: int = setting(2, "Passes over a client's data per round.", minimum=1)
     batch_size: int = setting(32, "Images per training step.", minimum=1)
     optimizer: str = setting(
@@ -104,7 +107,7 @@ class Settings:
     adapter: str = setting(
         "none", "Adapter inside every block, beside the method.", choices=("none", "parallel")
     )
-    adapter_rank: int = setting(32, "Width of the adapter's bottleneck.", minimum=1)
+    adapter_rank: int = setting(32, "Width of the adapter's bottleneck.", minimum=1, maximum=4096)
     accumulator_sharing: str = setting(
         "shared",
         "One accumulator and head for all blocks, or each block its own.",
@@ -165,7 +168,7 @@ class Settings:
         1, "Valid replies below which a round leaves the bank unchanged.", minimum=1
     )
     round_timeout: float = setting(
-        3600.0, "Seconds after which a round goes on with the replies that came.", above=0
+        3600.0, "Seconds after which a round goes on with the replies that came.", minimum=1
     )
     personalise_epochs: int = setting(
         0,
@@ -189,7 +192,10 @@ class Settings:
         False, "Write the rounds for TensorBoard, too; needs the extra `fedgraft[tensorboard]`."
     )
     client_cpus: int = setting(
-        1, "CPU cores per client: threads in-process, resources of a Ray actor.", minimum=1
+        1,
+        "CPU cores per client: threads in-process, resources of a Ray actor.",
+        minimum=1,
+        maximum=1024,
     )
     client_gpus: float = setting(
         0.0,

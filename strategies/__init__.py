@@ -1,6 +1,6 @@
 """Federated strategies for adapters, as plug-ins for any Flower ServerApp."""
 
-from .adapter_fedavg import PERSONALISE_PHASE, AdapterFedAvg
+from .adapter_fedavg import AdapterFedAvg
 from .bank import FROZEN, Bank
 from .callbacks import Callback, ClientRow, RoundReport
 from .codec import BYTES_PER_NUMBER, WIRE_DTYPES
@@ -12,6 +12,7 @@ from .nodes import PROFILE, Profile
 from .plans import DepthPlanner, Plan, Planner, Tier, assign_tiers, parse_tiers
 from .privacy import epsilon
 from .replies import REPORT
+from .rounds import PERSONALISE_PHASE
 from .rules import Aggregation
 from .wire import Layout, plain_record, read_array, record_bytes
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from logging import WARNING
@@ -24,14 +23,14 @@ from .bank import Bank
 from .callbacks import Callback, RoundReport
 from .codec import check_wire_dtype
 from .errors import StrategyError
-from .exchange import Exchange, receive
+from .exchange import Exchange
 from .nodes import NodeRegistry, Profile, sample
 from .plans import Planner
 from .replies import mean_metrics, read_metrics, read_train_reply, read_weight, without_arrays
+from .rounds import PERSONALISE, PERSONALISE_PHASE, run_rounds
 from .rules import Aggregation
 from .wire import Vectors
 
-PERSONALISE, PERSONALISE_PHASE = "evaluate.personalise", "personalise"
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
 
 
@@ -143,57 +142,17 @@ class AdapterFedAvg(FedAvg):
         `completed_rounds` is 0 unless a checkpoint was loaded.
         """
         self.timeout, self.last_round = timeout, num_rounds
-        self.report = RoundReport(self.completed_rounds)
-        result = Result()
-        arrays = self._bank(initial_arrays).record()
-        if evaluate_fn and not self.completed_rounds:
-            self.report.server_metrics = evaluate_fn(0, arrays)
-            self._note(result)
-        for callback in self.callbacks:
-            callback.on_start(self, num_rounds)
-        for server_round in range(self.completed_rounds + 1, num_rounds + 1):
-            clock = time.perf_counter()
-            messages = self.configure_train(
-                server_round, arrays, train_config or ConfigRecord(), grid
-            )
-            new_arrays, self.report.train_metrics = self.aggregate_train(
-                server_round, receive(grid, messages, timeout)
-            )
-            arrays = new_arrays or arrays
-            clock = self.report.lap("train", clock)
-            messages = self.configure_evaluate(
-                server_round, arrays, evaluate_config or ConfigRecord(), grid
-            )
-            self.report.client_metrics = self.aggregate_evaluate(
-                server_round, receive(grid, messages, timeout)
-            )
-            clock = self.report.lap("client-evaluate", clock)
-            if evaluate_fn:
-                self.report.server_metrics = evaluate_fn(server_round, arrays)
-            self.report.lap("server-evaluate", clock)
-            self.completed_rounds = server_round
-            self._note(result)
-            for callback in self.callbacks:
-                callback.on_round_end(self, self.report)
-        result.arrays = arrays
-        if self.personalise:
-            self._personalise(grid, arrays, train_config or ConfigRecord())
-        for callback in self.callbacks:
-            callback.on_finish(self)
-        return result
+        return run_rounds(
+            self,
+            grid,
+            initial_arrays,
+            train_config or ConfigRecord(),
+            evaluate_config or ConfigRecord(),
+            evaluate_fn,
+        )
 
-    def _note(self, result: Result) -> None:
-        """Enter the round's metrics in Flower's result."""
-        for metrics, history in (
-            (self.report.train_metrics, result.train_metrics_clientapp),
-            (self.report.client_metrics, result.evaluate_metrics_clientapp),
-            (self.report.server_metrics, result.evaluate_metrics_serverapp),
-        ):
-            if metrics is not None:
-                history[self.report.server_round] = metrics
-
-    def _bank(self, arrays: ArrayRecord) -> Bank:
-        """Return the bank; arrays that are not its own record (a wrapper's, a start) replace it."""
+    def take_bank(self, arrays: ArrayRecord) -> Bank:
+        """Return the bank; arrays that are not its own record (a start, a wrapper's) replace it."""
         if self.bank is None or not self.bank.is_record(arrays):
             self.bank = Bank(arrays, packed=self.planner is not None)
         return self.bank
@@ -203,7 +162,7 @@ class AdapterFedAvg(FedAvg):
     ) -> Iterable[Message]:
         """Sample nodes and make each its own message: the packs of its plan."""
         self.report, self._exchange = RoundReport(server_round), None
-        bank = self._bank(arrays)
+        bank = self.take_bank(arrays)
         if self.fraction_train == 0.0:
             return []
         nodes = self.registry.wait_for(grid, self.min_available_nodes, self.timeout)
@@ -219,26 +178,20 @@ class AdapterFedAvg(FedAvg):
         is_due = server_round % self.evaluate_every == 0 or server_round == self.last_round
         if self.fraction_evaluate == 0.0 or not is_due:
             return []
-        bank = self._bank(arrays)
+        bank = self.take_bank(arrays)
         nodes = self.registry.wait_for(grid, self.min_available_nodes, self.timeout)
         count = max(int(len(nodes) * self.fraction_evaluate), self.min_evaluate_nodes)
         # A seed of its own: a partial evaluation should not ask just those that trained.
         chosen = sample(nodes, count, self.seed + 1, server_round)
         return self._messages(bank, chosen, config, MessageType.EVALUATE, MessageType.EVALUATE)
 
-    def _personalise(self, grid: Grid, arrays: ArrayRecord, config: ConfigRecord) -> None:
-        """Let every node train the final bank for itself, and note its scores."""
-        self.report = RoundReport(self.completed_rounds)
-        clock = time.perf_counter()
-        bank = self._bank(arrays)
+    def configure_personalise(
+        self, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask every node to train the bank for itself, and to score it before and after."""
+        bank = self.take_bank(arrays)
         nodes = self.registry.wait_for(grid, self.min_available_nodes, self.timeout)
-        messages = self._messages(bank, nodes, config, PERSONALISE, PERSONALISE_PHASE)
-        self.report.client_metrics = self.aggregate_evaluate(
-            self.completed_rounds, receive(grid, messages, self.timeout)
-        )
-        self.report.lap(PERSONALISE_PHASE, clock)
-        for callback in self.callbacks:
-            callback.on_personalised(self, self.report)
+        return self._messages(bank, nodes, config, PERSONALISE, PERSONALISE_PHASE)
 
     def _messages(
         self,

@@ -67,13 +67,20 @@ class HolderMean:
     ) -> dict[str, float]:
         """Add a client's units with its weight; see `Aggregator.add`."""
         for unit, vector in vectors.items():
-            parts = owned_parts(self.layout.units[unit], self.row_keys, depth)
             if unit not in self.sums:
                 self.sums[unit] = np.zeros(vector.size, accumulation_dtype(vector.dtype))
-                self.weights[unit] = np.zeros(1 if len(parts) == 1 else vector.size)
-            for part in parts:
-                add_scaled(self.sums[unit][part], vector[part], weight)
-                self.weights[unit][part] += weight
+                has_rows = not self.row_keys.isdisjoint(
+                    slot.key for slot in self.layout.units[unit]
+                )
+                self.weights[unit] = np.zeros(vector.size if has_rows else 1)
+            total, weights = self.sums[unit], self.weights[unit]
+            if weights.size == 1:
+                add_scaled(total, vector, weight)
+                weights += weight
+                continue
+            for part in owned_parts(self.layout.units[unit], self.row_keys, depth):
+                add_scaled(total[part], vector[part], weight)
+                weights[part] += weight
         return {}
 
     def total(self, unit: str) -> np.ndarray:

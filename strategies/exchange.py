@@ -46,7 +46,8 @@ def receive(grid: Grid, messages: Iterable[Message], timeout: float) -> Iterator
         missing.difference_update(_answered(reply) for reply in replies)
         yield from replies
         if not replies:
-            time.sleep(min(pause, deadline - now))
+            # Half of what is left, so that the last look comes just before the deadline.
+            time.sleep(min(pause, max((deadline - now) / 2, SHORTEST_PAUSE)))
             pause = min(2 * pause, LONGEST_PAUSE)
         else:
             pause = SHORTEST_PAUSE
@@ -84,6 +85,7 @@ class Exchange:
         self.report = report
         self.message_type = message_type
         self.phase = phase
+        self.wire_dtype = wire_dtype
         self._encoder = Encoder(wire_dtype, layout.sizes)
         self._asked: dict[int, tuple[ClientRow, Plan | None, RecordDict]] = {}
 
@@ -130,6 +132,7 @@ class Exchange:
         row, plan, sent = self._asked[node_id]
         if not reply.has_error():
             row.bytes_up = record_bytes(reply.content)
+        if not reply.has_error() and self.wire_dtype != "fp32":
             try:
                 reply.content = decode_reply(reply.content, sent)
             except StrategyError as error:

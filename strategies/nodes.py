@@ -126,7 +126,9 @@ class NodeRegistry:
             if reasons and not self.profiles and len(node_ids) >= minimum:
                 raise StrategyError(f"no node can take part: {reasons[0]}")
         elif new:
-            self.profiles.update({node_id: Profile(node_id, str(node_id)) for node_id in new})
+            # Nobody asked them, so they are taken to know what the strategy was told to use.
+            known = (self.wire_dtype,)
+            self.profiles.update({n: Profile(n, str(n), dtypes=known) for n in new})
         by_key: dict[str, Profile] = {}
         for node_id in node_ids:
             profile = self.profiles.get(node_id)

@@ -10,6 +10,7 @@ from typing import Protocol
 from .errors import StrategyError
 
 SHARED = "shared"
+MOST_CLIENTS = 1_000_000  # that tiers can list
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def parse_tiers(text: str, depth: int) -> tuple[Tier, ...]:
     if len(set(listed)) < len(listed):
         raise StrategyError("tiers: a client is listed in two tiers; list it in one.")
     total = sum(tier.share for tier in tiers)
-    if not all(0 <= tier.share <= 1 for tier in tiers) or (total and abs(total - 1) > 1e-6):
+    if total and abs(total - 1) > 1e-6:
         raise StrategyError(f"tiers: the shares add up to {total:g}; make them add up to 1.")
     return tiers
 
@@ -141,41 +142,59 @@ def _parse_tier(text: str, depth: int) -> Tier:
     name, *fields = text.split()
     values = dict(field.partition("=")[::2] for field in fields)
     unknown = set(values) - {"depth", "trained", "share", "clients"}
-    if unknown or "depth" not in values or ("share" in values) == ("clients" in values):
+    wrong = unknown or len(values) < len(fields) or "depth" not in values
+    if wrong or ("share" in values) == ("clients" in values):
         raise StrategyError(
             f"tiers: '{text.strip()}' should read 'name depth=D [trained=T] share=S' or "
             "'name depth=D [trained=T] clients=0,3,5-9'."
         )
     try:
-        blocks = _count(values["depth"], depth)
+        blocks = _count("depth", values["depth"], depth)
         return Tier(
             name,
             blocks,
-            _count(values.get("trained", "1.0"), blocks),
-            float(values.get("share", 0)),
+            _count("trained", values.get("trained", "1.0"), blocks),
+            _share(values.get("share", "0")),
             frozenset(_client_ids(values.get("clients", ""))),
         )
-    except (ValueError, OverflowError) as error:
-        raise StrategyError(
-            f"tiers: '{text.strip()}' cannot be read ({error}); the backbone has {depth} blocks."
-        ) from None
+    except StrategyError as error:
+        raise StrategyError(f"tiers: '{text.strip()}' cannot be read: {error}.") from None
 
 
-def _count(text: str, whole: int) -> int:
+def _count(key: str, text: str, whole: int) -> int:
     """Read a number of blocks, or a fraction of `whole` where there is a point."""
-    count = round(float(text) * whole) if "." in text else int(text)
+    try:
+        count = round(float(text) * whole) if "." in text else int(text)
+    except (ValueError, OverflowError):
+        count = 0
     if not 1 <= count <= whole:
-        raise ValueError(f"{text} is not between 1 and {whole} blocks")
+        fraction = " (with a point it is a fraction of them)" if "." in text else ""
+        raise StrategyError(f"{key}={text} is not between 1 and {whole} blocks{fraction}")
     return count
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise StrategyError(f"share={text} is no number from 0 to 1")
+    return share
 
 
 def _client_ids(text: str) -> list[int]:
     ids: list[int] = []
     for part in filter(None, text.split(",")):
         first, _, last = part.partition("-")
-        if int(last or first) < int(first):
-            raise ValueError(f"{part} runs backwards")
-        ids.extend(range(int(first), int(last or first) + 1))
+        if not (first.isdecimal() and (last or first).isdecimal()):
+            raise StrategyError(f"'{part}' is neither a client such as 3 nor a range such as 5-9")
+        start, stop = int(first), int(last or first) + 1
+        if stop <= start:
+            raise StrategyError(f"{part} runs backwards")
+        if stop > MOST_CLIENTS:
+            raise StrategyError(f"there is no client {stop - 1}")
+        ids.extend(range(start, stop))
     return ids
 
 

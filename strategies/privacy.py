@@ -147,7 +147,7 @@ def epsilon(noise_multiplier: float, rounds: int, delta: float) -> float:
     Raises
     ------
     StrategyError
-        When a value is out of range, or dp-accounting is not installed.
+        When a value is out of range or too small, or dp-accounting is not installed.
     """
     if not (noise_multiplier >= 0 and rounds >= 0 and 0 < delta < 1):
         raise StrategyError(
@@ -163,4 +163,11 @@ def epsilon(noise_multiplier: float, rounds: int, delta: float) -> float:
         ) from None
     if not rounds:
         return 0.0
-    return float(get_epsilon_gaussian(noise_multiplier / math.sqrt(rounds), delta))
+    try:
+        with np.errstate(all="ignore"):  # its search passes by values that only look wrong
+            return float(get_epsilon_gaussian(noise_multiplier / math.sqrt(rounds), delta))
+    except (RuntimeError, ArithmeticError):
+        raise StrategyError(
+            f"noise-multiplier: {noise_multiplier} over {rounds} rounds protects nobody; raise it, "
+            "or set it to 0."
+        ) from None

@@ -16,7 +16,7 @@ from .plans import Plan
 from .wire import Vectors
 
 # Beyond these no adapter tensor and no number of examples makes sense; a sum of them overflows.
-MOST_VALUE, MOST_WEIGHT = 1e20, 1e12
+MOST_NORM, MOST_WEIGHT = 1e18, 1e12
 # The record in which a client names units whose training changed nothing.
 REPORT = "report"
 
@@ -89,8 +89,10 @@ def read_train_reply(
     vectors = bank.layout.read(records[0], bank.dtype)
     if plan is not None and list(vectors) != list(plan.trained):
         raise StrategyError(f"it holds the units {list(vectors)}, expected {list(plan.trained)}")
-    if not all(_is_sound(vector) for vector in vectors.values()):
-        raise StrategyError("it holds values that are not finite or above 1e20")
+    with np.errstate(over="ignore", invalid="ignore"):
+        is_sound = all(_is_sound(vector) for vector in vectors.values())
+    if not is_sound:
+        raise StrategyError("it holds values that are not finite, or too large to be summed")
     report = message.content.get(REPORT)
     unchanged = report.get("unchanged", []) if isinstance(report, ConfigRecord) else []
     return TrainReply(
@@ -102,8 +104,14 @@ def read_train_reply(
 
 
 def _is_sound(vector: np.ndarray) -> bool:
-    # Minimum and maximum pass NaN on, and need no array of the vector's size.
-    return not vector.size or bool(vector.min() >= -MOST_VALUE and vector.max() <= MOST_VALUE)
+    """Tell whether the norm is finite and no larger than makes sense.
+
+    A product with itself is one look at every value; what is not finite, or overflows, shows in it.
+    """
+    if vector.dtype.kind != "f":
+        return True
+    values = vector.astype(np.float32) if vector.dtype == np.float16 else vector
+    return bool(np.dot(values, values) <= MOST_NORM**2)
 
 
 def without_arrays(content: RecordDict) -> RecordDict:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -28,6 +29,14 @@ class Run:
     def bank(self) -> dict[str, np.ndarray]:
         """The final adapters by key."""
         return load_file(self.output / "adapters" / "adapters.safetensors")
+
+
+def with_other_weights(model: Path, folder: Path) -> Path:
+    """Copy a model in Hugging Face's form to `folder`, every weight a little larger."""
+    shutil.copytree(model, folder)
+    weights = {k: v + np.float32(0.01) for k, v in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 # Small enough for seconds, rich enough for three tiers, several local steps and two exits a tier.

@@ -92,3 +92,14 @@ def test_a_single_tier_needs_no_name(tiny_vit: Path, tmp_path: Path) -> None:
         backbone=str(tiny_vit), exits="3", tiers="all depth=6 share=1", dataset="folder"
     )
     assert node(settings, data_dir=str(write_images(tmp_path, "cat", "dog"))).tier == "all"
+
+
+def test_personal_adapters_go_where_the_node_says(tiny_vit: Path, tmp_path: Path) -> None:
+    """A simulated node follows the run's setting, a real one its own config alone."""
+    settings = settings_for(tiny_vit, personal_dir="/runs/own")
+    assert node(settings, partition_id=0, num_partitions=2).personal_dir == "/runs/own"
+    folder = str(write_images(tmp_path, "cat", "dog"))
+    real = settings_for(tiny_vit, dataset="folder", personal_dir="/runs/own")
+    assert node(real, data_dir=folder, tier="small").personal_dir == ""
+    own = node(real, data_dir=folder, tier="small", personal_dir="/var/own")
+    assert own.personal_dir == "/var/own"

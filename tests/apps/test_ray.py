@@ -1,5 +1,8 @@
 """Flower's simulation on Ray gives the bank of the in-process runtime, bit for bit."""
 
+import os
+import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,22 +10,76 @@ from typing import Any
 import pytest
 from support import SMALL, Run
 
+from models import load_backbone
 from run_simulation import run_on_ray
 from settings import Settings
 
+VARIANTS: dict[str, dict[str, Any]] = {
+    # All that a client keeps or sends besides: residuals, personal adapters, features.
+    "exits": {"method": "exits", "wire-dtype": "int8", "personalise-epochs": 1},
+    "accumulator": {"method": "accumulator"},
+}
+OPENED = "preprocessor_config.json"  # of a backbone's files the one that Python itself opens
+# Python runs a module of this name at its start, in Ray's processes too.
+SITE = f"""
+import os, sys
 
-@pytest.mark.parametrize("method", ["exits", "accumulator"])
+def note(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("{OPENED}"):
+        descriptor = os.open(os.environ["LOADS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(descriptor, f"{{os.getpid()}}\\n".encode())
+        os.close(descriptor)
+
+sys.addaudithook(note)
+"""
+
+
+@pytest.fixture
+def loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file to which every process adds its number when it opens a backbone's files."""
+    site, file = tmp_path / "site", tmp_path / "loads.txt"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(SITE)
+    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("LOADS", str(file))
+    return file
+
+
+def opened_by_one_load(backbone: Path) -> int:
+    """How often a single load opens the file."""
+    seen: list[str] = []
+    watching = True
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event == "open":
+            seen.append(str(arguments[0]))
+
+    sys.addaudithook(note)  # for good; there is no way to take it away
+    load_backbone.__wrapped__(str(backbone))
+    watching = False
+    return sum(name.endswith(OPENED) for name in seen)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_ray_gives_the_bits_of_the_in_process_run(
-    run_app: Callable[..., Any], method: str, tiny_vit: Path, tmp_path: Path
+    run_app: Callable[..., Any], variant: str, tiny_vit: Path, tmp_path: Path, loads: Path
 ) -> None:
-    here = run_app("here", method=method)
+    """And every process that Ray starts loads the backbone once, whatever it is sent."""
+    changes = VARIANTS[variant]
+    own = {"personal-dir": str(tmp_path / "own")} if "personalise-epochs" in changes else {}
+    here = run_app("here", **changes)
     output = tmp_path / "ray"
-    values = {**SMALL, "method": method, "backbone": str(tiny_vit), "output-dir": str(output)}
+    values = {**SMALL, **changes, **own, "backbone": str(tiny_vit), "output-dir": str(output)}
     run_on_ray(Settings.from_dict(values))
     there = Run(output)
     assert list(there.bank()) == list(here.bank())
     for key, value in here.bank().items():
         assert there.bank()[key].tobytes() == value.tobytes()
-    assert there.summary["accuracy"] == here.summary["accuracy"]
-    assert there.summary["client-accuracy"] == here.summary["client-accuracy"]
-    assert there.summary["bytes"]["up"] == here.summary["bytes"]["up"]
+    for part in ("accuracy", "client-accuracy", "bytes", "personalisation"):
+        assert there.summary.get(part) == here.summary.get(part)
+    if own:
+        assert len(list((tmp_path / "own").glob("*/adapters.safetensors"))) == 6
+    by_process = Counter(loads.read_text().split())
+    by_process.pop(str(os.getpid()), None)
+    assert by_process
+    assert set(by_process.values()) == {opened_by_one_load(tiny_vit)}

@@ -3,14 +3,22 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from flwr.app import Context, Message
+from support import SMALL, Run
 
+from client_app.app import create_client_app
 from models import load_backbone
+from server_app.app import run
+from server_app.inprocess import InProcessGrid
 from settings import Settings, load_toml
+from strategies import exchange
+from wiring import get_backbone
 
 RunApp = Callable[..., Any]
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -36,7 +44,7 @@ def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
 def test_a_run_learns_and_leaves_the_backbone_alone(
     run_app: RunApp, variant: dict[str, Any], tiny_vit: Path
 ) -> None:
-    backbone = load_backbone(str(tiny_vit))
+    backbone = get_backbone(Settings(backbone=str(tiny_vit)))  # the object that the run uses
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
     run = run_app(**variant, learning_rate=0.01, local_epochs=3)
     losses = [row["train-loss"] for row in run.metrics if "train-loss" in row]
@@ -150,14 +158,36 @@ def test_a_unit_no_sampled_client_holds_stays_bit_identical(run_app: RunApp) -> 
         assert unchanged == key.startswith("block6")
 
 
-def test_half_precision_halves_the_bytes_and_still_learns(run_app: RunApp) -> None:
-    full = run_app("full", method="exits", learning_rate=0.01, head_rate=1)
-    half = run_app("half", method="exits", learning_rate=0.01, head_rate=1, wire_dtype="fp16")
-    counts = [run.summary["bytes"]["minimum-up"] for run in (full, half)]
-    assert counts[0] == 2 * counts[1]
-    # fp16 keeps 11 bits: after three rounds weights differ by rounding, not by more.
-    for key, value in full.bank().items():
-        np.testing.assert_allclose(half.bank()[key], value, atol=0.02)
+def test_a_round_goes_on_without_clients_slower_than_round_timeout(
+    tiny_vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last client takes 100 s of the exchange's clock in round 1; 60 s are allowed."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(exchange, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def slow(message: Message, context: Context, call_next: Any) -> Message:
+        if message.metadata.message_type == "train" and context.node_id == 6:
+            clock.now += 100 if message.content["config"]["server-round"] == 1 else 1
+        return call_next(message, context)
+
+    values = {
+        **SMALL,
+        "method": "exits",
+        "clients-per-round": 6,
+        "rounds": 2,
+        "round-timeout": 60,
+        "backbone": str(tiny_vit),
+        "output-dir": str(tmp_path / "run"),
+    }
+    settings = Settings.from_dict(values)
+    grid = InProcessGrid(create_client_app([slow]), 6, dict(settings.to_dict()))
+    run(grid, settings)
+    found = Run(tmp_path / "run")
+    late = [
+        (row["round"], row["client"], row["refused"]) for row in found.clients if row["refused"]
+    ]
+    assert late == [(1, "5", "it did not come in time")]
+    assert [(row["replies"], row["refused"]) for row in found.metrics[1:]] == [(5, 1), (6, 0)]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adamw"])

@@ -62,6 +62,15 @@ def test_the_command_line_overrides_a_config_file(tmp_path: Path) -> None:
     assert (settings.augment, runtime) == ("shift", "ray")
 
 
+def test_of_several_config_files_and_equal_keys_the_later_wins(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbfrounds = 3\nseed = 1\n")  # as Windows writes it
+    (tmp_path / "b.toml").write_text("rounds = 4\n")
+    files = ["--config", str(tmp_path / "a.toml"), "--config", str(tmp_path / "b.toml")]
+    settings, _ = parse(["alpha=0.1", *files, "alpha=0.2", "batch-size=7"])
+    assert (settings.rounds, settings.seed) == (4, 1)
+    assert (settings.alpha, settings.batch_size) == (0.2, 7)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.stem)
 def test_every_shipped_config_parses_and_names_its_command(path: Path) -> None:
     Settings.from_dict(load_toml(path))
@@ -113,7 +122,7 @@ def test_a_missing_or_broken_config_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="there is no settings file"):
         load_toml(tmp_path / "no.toml")
     (tmp_path / "bad.toml").write_text("rounds 3")
-    with pytest.raises(SettingsError, match="there is no settings file"):
+    with pytest.raises(SettingsError, match="cannot be read as a settings file"):
         load_toml(tmp_path)
     (tmp_path / "table.toml").write_text("[run]\nrounds = 3")
     with pytest.raises(SettingsError, match="'run' is a table"):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import with_other_weights
 from transformers import AutoModel
 
 from models import Backbone, ModelError, load_backbone
@@ -100,7 +101,7 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_without_weights_is_refused(tiny_vit: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text((tiny_vit / "config.json").read_text())
-    with pytest.raises(ModelError, match="neither in a folder"):
+    with pytest.raises(ModelError, match="holds no weights as"):
         load_backbone(str(tmp_path))
 
 
@@ -135,3 +136,10 @@ def test_an_offline_hub_gets_one_sentence_and_no_hang() -> None:
     assert "could not be downloaded" in done.stdout
     assert "Traceback" not in done.stderr
     assert time.monotonic() - start < 60
+
+
+def test_the_fingerprint_tells_weights_and_not_sizes(tiny_vit: Path, tmp_path: Path) -> None:
+    backbone = load_backbone(str(tiny_vit))
+    assert load_backbone(str(tiny_vit), 32).fingerprint == backbone.fingerprint
+    other = with_other_weights(tiny_vit, tmp_path / "other")
+    assert load_backbone(str(other)).fingerprint != backbone.fingerprint

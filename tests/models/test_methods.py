@@ -121,16 +121,52 @@ def test_frozen_exits_record_nothing_in_the_backbone(tiny_vit: Path) -> None:
     assert all(logits.requires_grad for logits in model(images()).values())
 
 
-def test_save_and_load_give_the_same_logits(model: AdapterModel, tiny_vit: Path) -> None:
+def test_save_and_load_give_the_same_logits(model: AdapterModel) -> None:
     arrays = model.adapter_arrays()
-    method, options = next(v for v in VARIANTS.values() if type(model) is METHODS[v[0]])
-    del method, options
     expected = model(images())
     for parameter in model.adapter_parameters().values():
         torch.nn.init.zeros_(parameter)
     model.load_adapters(arrays)
     for exit_block, logits in model(images()).items():
         assert torch.equal(logits, expected[exit_block])
+
+
+FIXED = ["exits"]
+
+
+def test_nothing_trained_acts_before_fixed_features(
+    model: AdapterModel, request: pytest.FixtureRequest
+) -> None:
+    """A training step of every unit leaves what the heads read as it was, or it does not."""
+    name = request.node.callspec.params["model"]
+    assert model.has_fixed_features == (name in FIXED)
+    read: list[torch.Tensor] = []
+    handles = [
+        block.norm2.register_forward_hook(lambda _, __, out: read.append(out.detach()))
+        for block in model.backbone.blocks
+    ]
+    model(images())
+    before, read[:] = list(read), []
+    train_step(model, list(model.units))
+    model(images())
+    after = read[-len(before) :]
+    for handle in handles:
+        handle.remove()
+    same = all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    assert same == model.has_fixed_features
+
+
+@pytest.mark.parametrize("model", FIXED, indirect=True)
+@pytest.mark.parametrize("depth", [None, 2, 3, 6])
+def test_predictions_from_fixed_features_are_the_models(
+    model: AdapterModel, depth: int | None
+) -> None:
+    features, expected = model.features(images(), depth), model(images(), depth)
+    assert not features.requires_grad
+    found = model.predict_from(features)
+    assert list(found) == list(expected)
+    for exit_block, logits in expected.items():
+        assert torch.equal(found[exit_block], logits)
 
 
 def test_copies_out_do_not_follow_later_training(model: AdapterModel) -> None:

@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping, 
 from support import ROOT
 
 from server_app.inprocess import InProcessGrid
-from strategies import StrategyError, plain_record, record_bytes
+from strategies import AdapterFedAvg, StrategyError, plain_record, record_bytes
 from strategies.codec import WIRE_DTYPES, form
 from strategies.codec_grid import CodecGrid
 from strategies.codec_mod import wire_codec
@@ -209,3 +209,13 @@ def test_the_example_of_the_page_runs() -> None:
     context = Context(1, 0, {}, RecordDict(), {})
     space["server_app"](InProcessGrid(space["client_app"], 2, {}), context)
     assert space["weights"] == pytest.approx([2, -1], abs=0.01)
+
+
+@pytest.mark.parametrize("wire_dtype", LOSSY)
+def test_adapter_fedavg_needs_no_grid_around_it(wire_dtype: str) -> None:
+    """Nodes 0 and 1 with 1 and 2 examples add 1 and 2: the mean rises by 5/3, up to a step."""
+    strategy = AdapterFedAvg(fraction_evaluate=0.0, wire_dtype=wire_dtype)
+    start = {"w": np.array([0.5, 64.0], np.float32)}
+    result = strategy.start(InProcessGrid(app_of(add_one), 2, {}), plain_record(start), 1)
+    step = 1 / 127 if wire_dtype == "int8" else 2**-8
+    np.testing.assert_allclose(result.arrays["w"].numpy() - start["w"], 5 / 3, atol=2 * step)

@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import (
 )
 from support import ROOT, SMALL
 
-from client_app.app import answering, evaluate, profile, train
+from client_app.app import create_client_app
 from server_app.app import make_strategy, run
 from server_app.inprocess import InProcessGrid
 from settings import Settings
@@ -30,7 +30,6 @@ from strategies import (
     RoundReport,
     parse_tiers,
     plain_record,
-    wire_codec,
 )
 from wiring import get_layout, make_model
 
@@ -61,15 +60,6 @@ def adding_app(mods: Sequence[Any] = (), left_out: str = "") -> ClientApp:
         content = {"arrays": ArrayRecord(arrays), "metrics": MetricRecord({"num-examples": 1})}
         return Message(RecordDict(content), reply_to=message)
 
-    return app
-
-
-def real_app(mods: Sequence[Any]) -> ClientApp:
-    """The app's own handlers, with mods around training alone."""
-    app = ClientApp(mods=[wire_codec])
-    app.query()(answering(profile))
-    app.train(mods=list(mods))(answering(train))
-    app.evaluate()(answering(evaluate))
     return app
 
 
@@ -105,8 +95,8 @@ def test_clipping_mods_bound_each_update_of_the_app(settings: Settings, mod: Any
     model = make_model(settings, 10)
     strategy = make_strategy(settings, model)
     strategy.fraction_evaluate = 0.0
-    grid = InProcessGrid(real_app([watch, mod]), 6, dict(settings.to_dict()))
-    config = ConfigRecord({"clipping_norm": 0.05})
+    grid = InProcessGrid(create_client_app(train_mods=[watch, mod]), 6, dict(settings.to_dict()))
+    config = ConfigRecord({"clipping_norm": 0.05, "backbone": model.backbone.fingerprint})
     strategy.start(grid, plain_record(model.adapter_arrays()), num_rounds=1, train_config=config)
     assert not [row.refused for row in strategy.report.clients if row.refused]
     assert norms == pytest.approx([0.05] * 4, rel=1e-4)
@@ -143,7 +133,7 @@ def test_local_differential_privacy_in_a_whole_run_of_the_app(settings: Settings
                     assert not noise.any()
 
     np.random.seed(0)  # the source of Flower's noise
-    grid = InProcessGrid(real_app([mod]), 6, dict(settings.to_dict()))
+    grid = InProcessGrid(create_client_app(train_mods=[mod]), 6, dict(settings.to_dict()))
     assert run(grid, settings, [Check()])["rounds"] == 1
 
 
@@ -155,7 +145,13 @@ def test_the_app_of_the_docs_trains(settings: Settings) -> None:
     model = make_model(settings, 10)
     strategy = make_strategy(settings, model)
     grid = InProcessGrid(space["app"], 6, dict(settings.to_dict()))
-    strategy.start(grid, plain_record(model.adapter_arrays()), num_rounds=1)
+    strategy.start(
+        grid,
+        plain_record(model.adapter_arrays()),
+        num_rounds=1,
+        train_config=ConfigRecord({"backbone": model.backbone.fingerprint}),
+        evaluate_config=ConfigRecord({"backbone": model.backbone.fingerprint}),
+    )
     assert len(strategy.report.clients) == 4 + 6  # train and evaluate
     assert not [row.refused for row in strategy.report.clients if row.refused]
 

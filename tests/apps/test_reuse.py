@@ -1,0 +1,92 @@
+"""What a process keeps between messages, and that it does not grow from round to round."""
+
+import gc
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support import SMALL
+
+from client_app.app import app
+from models.backbone import load_backbone
+from server_app.app import run
+from server_app.inprocess import InProcessGrid
+from settings import Settings
+from strategies import AdapterFedAvg, Callback, RoundReport
+
+ROUNDS, STEP = 50, 10
+PAGE = os.sysconf("SC_PAGE_SIZE")
+# Of the process; adapters 256 wide make a bank of 0.6 MB, of which forty rounds would keep 24.
+LEEWAY = 2e6
+
+
+class Measured(Callback):
+    """Counts torch's tensors and the memory of the process in every tenth round."""
+
+    def __init__(self) -> None:
+        self.tensors: list[int] = []
+        self.bytes: list[int] = []
+
+    def on_round_end(self, strategy: AdapterFedAvg, report: RoundReport) -> None:
+        if report.server_round % STEP == 0:
+            gc.collect()
+            self.tensors.append(sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()))
+            self.bytes.append(PAGE * int(Path("/proc/self/statm").read_text().split()[1]))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Sixty images of two classes."""
+    generator = np.random.default_rng(0)
+    for label, level in (("dark", 60), ("light", 180)):
+        folder = tmp_path / "images" / label
+        folder.mkdir(parents=True)
+        for number in range(30):
+            pixels = generator.normal(level, 20, (16, 16)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "images"
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="memory is read from /proc")
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"method": "exits"},  # with a cache of features
+        {"method": "accumulator", "adapter": "parallel", "adapter-rank": 256},
+    ],
+    ids=lambda values: values["method"],
+)
+def test_nothing_grows_over_fifty_rounds(
+    tiny_vit: Path, images: Path, tmp_path: Path, method: dict[str, Any]
+) -> None:
+    """One backbone, the same number of tensors, and the memory of the tenth round.
+
+    A client of each tier, all in every round; int8 adds what is kept on the clients.
+    """
+    values = {
+        **SMALL,
+        **method,
+        "wire-dtype": "int8",
+        "backbone": str(tiny_vit),
+        "output-dir": str(tmp_path / "run"),
+        "dataset": "folder",
+        "data-dir": str(images),
+        "partition": "iid",
+        "rounds": ROUNDS,
+        "evaluate-every": 5,
+        "num-clients": 3,
+        "clients-per-round": 3,
+        "tiers": "small depth=2 clients=0; medium depth=4 trained=2 clients=1; "
+        "large depth=6 clients=2",
+    }
+    settings, measured = Settings.from_dict(values), Measured()
+    load_backbone.cache_clear()
+    run(InProcessGrid(app, 3, dict(settings.to_dict())), settings, [measured])
+    assert load_backbone.cache_info().misses == 1
+    assert len(measured.tensors) == 5
+    assert len(set(measured.tensors)) == 1
+    assert max(measured.bytes) - measured.bytes[0] < LEEWAY
