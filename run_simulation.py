@@ -108,11 +108,17 @@ def run_on_ray(settings: Settings) -> None:
         settings.num_clients,
         backend_config={
             "client_resources": {"num_cpus": settings.client_cpus, "num_gpus": gpu_share(settings)},
-            "init_args": {"num_cpus": max(os.cpu_count() or 1, settings.client_cpus)},
+            # Ray starts as many processes as it believes to have cores for.
+            "init_args": {"num_cpus": client_processes(settings) * settings.client_cpus},
         },
     )
     if failures:
         raise failures[0]
+
+
+def client_processes(settings: Settings) -> int:
+    """Return how many processes on Ray run clients."""
+    return settings.client_processes or max(1, (os.cpu_count() or 1) // settings.client_cpus)
 
 
 def gpu_share(settings: Settings) -> float:
@@ -133,9 +139,7 @@ def gpu_share(settings: Settings) -> float:
             f"client-gpus: {settings.client_gpus} of a GPU cannot be had, as device is "
             f"'{settings.device}' and no GPU of CUDA is used; set it to 0."
         )
-    cores = (os.cpu_count() or 1) // settings.client_cpus
-    at_a_time = max(1, min(cores, settings.clients_per_round))
-    return settings.client_gpus or min(1.0, gpus / at_a_time)
+    return settings.client_gpus or min(1.0, gpus / client_processes(settings))
 
 
 def with_run_config(run_config: dict[str, Any]) -> Callable[..., Message]:

@@ -197,10 +197,16 @@ class Settings:
         minimum=1,
         maximum=1024,
     )
+    client_processes: int = setting(
+        0,
+        "Processes on Ray that run clients; 0 is as many as the cores hold at `client-cpus` each. "
+        "With more, one trains while another waits for its next message; each takes memory.",
+        minimum=0,
+        maximum=1024,
+    )
     client_gpus: float = setting(
         0.0,
-        "Share of a GPU per client on Ray; 0 divides the GPUs among the clients that the cores "
-        "allow at a time.",
+        "Share of a GPU per client on Ray; 0 divides the GPUs among the client processes.",
         minimum=0,
     )
     device: str = setting(

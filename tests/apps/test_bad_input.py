@@ -186,6 +186,8 @@ def test_ctrl_c_says_how_to_go_on(
     tiny_vit: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     given = SOUND.replace("rounds=3", "rounds=1000").format(vit=tiny_vit, tmp=tmp_path)
+    # A shell's background jobs, such as a CI's, are started deaf to it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def press() -> None:
         deadline = time.monotonic() + 30
@@ -196,7 +198,10 @@ def test_ctrl_c_says_how_to_go_on(
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=press).start()
-    assert run_simulation.main(shlex.split(given)) == 130
+    try:
+        assert run_simulation.main(shlex.split(given)) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     first, note = capfd.readouterr().err.splitlines()
     assert first == "stopped."
     assert note.startswith("The run is kept up to round ")

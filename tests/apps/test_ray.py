@@ -11,13 +11,18 @@ import pytest
 from support import SMALL, Run
 
 from models import load_backbone
-from run_simulation import run_on_ray
+from run_simulation import client_processes, run_on_ray
 from settings import Settings
 
 VARIANTS: dict[str, dict[str, Any]] = {
     # All that a client keeps or sends besides: residuals, personal adapters, features.
-    "exits": {"method": "exits", "wire-dtype": "int8", "personalise-epochs": 1},
-    "accumulator": {"method": "accumulator"},
+    "exits": {
+        "method": "exits",
+        "wire-dtype": "int8",
+        "personalise-epochs": 1,
+        "client-processes": 2,
+    },
+    "accumulator": {"method": "accumulator", "client-processes": 3},
 }
 OPENED = "preprocessor_config.json"  # of a backbone's files the one that Python itself opens
 # Python runs a module of this name at its start, in Ray's processes too.
@@ -81,5 +86,16 @@ def test_ray_gives_the_bits_of_the_in_process_run(
         assert len(list((tmp_path / "own").glob("*/adapters.safetensors"))) == 6
     by_process = Counter(loads.read_text().split())
     by_process.pop(str(os.getpid()), None)
-    assert by_process
+    assert 1 <= len(by_process) <= changes["client-processes"]
     assert set(by_process.values()) == {opened_by_one_load(tiny_vit)}
+
+
+@pytest.mark.parametrize(
+    ("values", "processes"),
+    [({}, 4), ({"client_cpus": 2}, 2), ({"client_cpus": 9}, 1), ({"client_processes": 3}, 3)],
+)
+def test_processes_by_cores(
+    values: dict[str, int], processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    assert client_processes(Settings(**values)) == processes
