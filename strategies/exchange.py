@@ -20,7 +20,8 @@ from .wire import Layout, record_bytes
 
 # Between two looks for replies. Flower's own loops wait 0.1 s (simulation) or 3 s (deployment),
 # which for few clients is most of a round.
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 1.0
+# So a pause is a share of the time since the last reply, and costs a round about that share.
+SHORTEST_PAUSE, LONGEST_PAUSE, PAUSE_SHARE = 0.002, 1.0, 0.1
 
 
 def receive(grid: Grid, messages: Iterable[Message], timeout: float) -> Iterator[Message]:
@@ -35,22 +36,22 @@ def receive(grid: Grid, messages: Iterable[Message], timeout: float) -> Iterator
     timeout : float
         Seconds.
     """
-    deadline = time.monotonic() + timeout
+    latest = time.monotonic()
+    deadline = latest + timeout
     missing = set(grid.push_messages(messages))
-    pause = SHORTEST_PAUSE
     while missing:
         replies = [r for r in grid.pull_messages(missing) if _answered(r) in missing]
         now = time.monotonic()
         if now > deadline:
             return
-        missing.difference_update(_answered(reply) for reply in replies)
-        yield from replies
-        if not replies:
-            # Half of what is left, so that the last look comes just before the deadline.
-            time.sleep(min(pause, max((deadline - now) / 2, SHORTEST_PAUSE)))
-            pause = min(2 * pause, LONGEST_PAUSE)
+        if replies:
+            missing.difference_update(_answered(reply) for reply in replies)
+            latest = now
+            yield from replies
         else:
-            pause = SHORTEST_PAUSE
+            # At most half of what is left, so that the last look comes just before the deadline.
+            pause = min(PAUSE_SHARE * (now - latest), LONGEST_PAUSE, (deadline - now) / 2)
+            time.sleep(max(pause, SHORTEST_PAUSE))
 
 
 def _answered(reply: Message) -> str:

@@ -74,13 +74,20 @@ def test_replies_that_are_there_are_fetched_in_one_look(clock: Clock) -> None:
     assert (mailbox.looks, clock.pauses) == (1, [])
 
 
-def test_pauses_grow_while_nothing_comes_and_begin_anew_after_a_reply(clock: Clock) -> None:
-    mailbox = Mailbox(clock, {1: 0, 2: 4, 3: 5.001})
+def test_pauses_are_a_tenth_of_the_wait_between_two_milliseconds_and_a_second(
+    clock: Clock,
+) -> None:
+    """Replies at 0, 4 and 34 seconds: the wait begins anew with each."""
+    mailbox = Mailbox(clock, {1: 0, 2: 4, 3: 34})
     assert mailbox.ask(timeout=3600) == [1, 2, 3]
-    doubled = [0.002 * 2**n for n in range(9)]  # 1.022 s together, then 1 s each
-    again = [0.002 * 2**n for n in range(8)]  # from 4.023 s
-    assert clock.pauses == pytest.approx([*doubled, 1, 1, 1, *again, 0.512])
-    assert mailbox.looks == len(clock.pauses) + 3
+    now, waited, expected = 0.0, 0.0, []
+    for pause in clock.pauses:
+        expected.append(min(max(waited / 10, 0.002), 1))
+        before, now = now, now + pause + 1e-4
+        waited = 0.0 if before < 4 <= now else waited + pause + 1e-4
+    assert clock.pauses == pytest.approx(expected)
+    assert max(clock.pauses) == 1
+    assert mailbox.looks < 200
 
 
 def test_a_reply_just_before_the_deadline_counts_and_one_after_it_does_not(clock: Clock) -> None:
