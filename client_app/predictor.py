@@ -13,7 +13,7 @@ from flwr.common import log
 from torch import Tensor
 
 from data import BatchTransform, ImageSet, Part
-from models import AdapterModel, ExitScores, score_exits
+from models import AdapterModel, ExitScores, FixedFeaturesModel, score_exits
 
 EVALUATION_BATCH = 256
 
@@ -26,24 +26,22 @@ class FeatureCache:
 
     Parameters
     ----------
-    model : AdapterModel
+    model : FixedFeaturesModel
     limit : int
-        Bytes, 0 for no cache; a set whose features would go beyond is computed anew every time,
+        Bytes; a set whose features would go beyond is computed anew every time,
         and a warning tells so.
     """
 
-    def __init__(self, model: AdapterModel, limit: int) -> None:
+    def __init__(self, model: FixedFeaturesModel, limit: int) -> None:
         self.model = model
-        self.limit = self.free = limit
+        self.free = limit
         # By set: the features, and how many exits of each image are filled.
         self._kept: WeakKeyDictionary[ImageSet, tuple[Tensor, np.ndarray]] = WeakKeyDictionary()
         self._refused: WeakSet[ImageSet] = WeakSet()
 
     def get(self, part: Part, transform: BatchTransform, depth: int | None) -> Tensor | None:
         """Return the part's features ``(n, exits, D)``; None where they cannot be kept."""
-        if not self.model.has_fixed_features or not transform.deterministic:
-            return None
-        if not self.limit or not self._reserve(part.images):
+        if not transform.deterministic or not self._reserve(part.images):
             return None
         features, filled = self._kept[part.images]
         count = len(self.model.reach(depth))
@@ -95,7 +93,9 @@ class Predictor:
     def __init__(self, model: AdapterModel, *, cache_bytes: int = 0, half: bool = False) -> None:
         self.model = model
         self.half = half
-        self.cache = FeatureCache(model, cache_bytes)
+        self.cache: FeatureCache | None = None
+        if cache_bytes and isinstance(model, FixedFeaturesModel) and model.has_fixed_features:
+            self.cache = FeatureCache(model, cache_bytes)
 
     def batches(
         self,
@@ -107,17 +107,19 @@ class Predictor:
     ) -> Iterator[tuple[dict[int, Tensor], Tensor]]:
         """Yield logits ``(B, C)`` by exit and labels ``(B,)``, in `order` of the part's places."""
         order = np.arange(len(part)) if order is None else order
-        with self._autocast():
-            features = self.cache.get(part, transform, depth)
+        features = None
+        if self.cache is not None:
+            with self._autocast():
+                features = self.cache.get(part, transform, depth)
         labels = torch.from_numpy(part.labels).to(self.model.device)
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             with self._autocast():
-                if features is None:
+                if self.cache is not None and features is not None:
+                    logits = self.cache.model.predict_from(features[chosen])
+                else:
                     pixels = transform(part.images.images[part.positions[chosen]])
                     logits = self.model(pixels, depth)
-                else:
-                    logits = self.model.predict_from(features[chosen])
             yield {block: y.float() for block, y in logits.items()}, labels[chosen]
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 from .accumulator import AccumulatorModel
 from .anytime import AnytimeClassifier, Prediction
 from .backbone import BUILTIN, Backbone, Block, ModelError, load_backbone
-from .base import SHARED, AdapterModel, ExitHead, State, block_unit
+from .base import SHARED, AdapterModel, ExitHead, FixedFeaturesModel, State, block_unit
 from .cost import ExitCost, anytime_profile
 from .evaluation import ExitScores, score_exits
 from .exits import ExitsModel
@@ -23,6 +23,7 @@ __all__ = [
     "ExitHead",
     "ExitScores",
     "ExitsModel",
+    "FixedFeaturesModel",
     "ModelError",
     "Prediction",
     "State",

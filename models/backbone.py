@@ -131,7 +131,7 @@ class Backbone(nn.Module):
 
 @lru_cache(maxsize=2)
 def load_backbone(name: str, image_size: int = 0) -> Backbone:
-    """Load a pretrained ViT or DeiT once per process; later calls return the same object.
+    """Load a pretrained ViT or DeiT once per process; the same arguments give the same object.
 
     Parameters
     ----------

@@ -118,19 +118,6 @@ class AdapterModel(nn.Module, ABC):
         """Where the model runs."""
         return next(iter(self._adapters.values())).device
 
-    @property
-    def has_fixed_features(self) -> bool:
-        """Whether training changes nothing before the heads, so that `features` may be kept."""
-        return False
-
-    def features(self, images: Tensor, depth: int | None = None) -> Tensor:
-        """Return what the heads within `depth` read, ``(B, exits, D)``, without gradients."""
-        raise NotImplementedError(f"{type(self).__name__} has no fixed features")
-
-    def predict_from(self, features: Tensor) -> dict[int, Tensor]:
-        """Return the logits by exit from `features`."""
-        raise NotImplementedError(f"{type(self).__name__} has no fixed features")
-
     @abstractmethod
     def advance(self, state: State, block: int) -> tuple[State, Tensor | None]:
         """Run a block (from 1); return the state after it and, at an exit, logits ``(B, C)``."""
@@ -222,3 +209,20 @@ class AdapterModel(nn.Module, ABC):
         """Let only these units have gradients."""
         for unit, module in self.units.items():
             module.requires_grad_(unit in units)
+
+
+class FixedFeaturesModel(AdapterModel):
+    """A model whose heads may read what training leaves alone; it can be kept for each image."""
+
+    @property
+    @abstractmethod
+    def has_fixed_features(self) -> bool:
+        """Whether, as this model was built, nothing trained acts before the heads."""
+
+    @abstractmethod
+    def features(self, images: Tensor, depth: int | None = None) -> Tensor:
+        """Return what the heads within `depth` read, ``(B, exits, D)``, without gradients."""
+
+    @abstractmethod
+    def predict_from(self, features: Tensor) -> dict[int, Tensor]:
+        """Return the logits by exit from `features`."""

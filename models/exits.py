@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .base import AdapterModel, ExitHead, State, block_unit
+from .base import ExitHead, FixedFeaturesModel, State, block_unit
 
 
-class ExitsModel(AdapterModel):
+class ExitsModel(FixedFeaturesModel):
     """Heads on the class tokens of a frozen backbone; ``2D + DC + C`` parameters per exit."""
 
     def shared_parts(self) -> dict[str, nn.Module]:
@@ -46,7 +46,7 @@ class ExitsModel(AdapterModel):
         (tokens,) = self.begin(images)
         exits, found = self.reach(depth), []
         for number in range(1, exits[-1] + 1):
-            tokens = self.block(number)(tokens)
+            tokens = self.block(number)(tokens, self.part(block_unit(number), "adapter"))
             if number in exits:
                 found.append(self.backbone.read_out(tokens))
         return torch.stack(found, dim=1)

@@ -150,7 +150,7 @@ def test_what_training_or_chance_changes_is_not_kept(
     augment = "shift" if kind == "augmented" else "none"
     transform = BatchTransform(16, [0.5], [0.25], augment=augment)
     predictor, part = Predictor(built, cache_bytes=PLENTY), Part.whole(images)
-    assert predictor.cache.get(part, transform, 6) is None
+    assert predictor.cache is None or predictor.cache.get(part, transform, 6) is None
     for _ in range(2):
         predictor.score(part, transform)
     assert passes.take() == [120] * 6
