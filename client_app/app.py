@@ -99,8 +99,7 @@ def personalise(message: Message, context: Context, settings: Settings) -> Recor
     )
     after = trainer.predictor.score(node.test, node.test_transform, depth)
     if node.personal_dir:
-        tensors = trainer.model.adapter_arrays([*units, *_frozen(message)])
-        save_personal(node, settings, trainer.model.reach(depth), tensors)
+        save_personal(node, settings, trainer.model, depth)
     metrics = {
         "accuracy-before": before.last,
         "accuracy": after.last,
@@ -111,12 +110,6 @@ def personalise(message: Message, context: Context, settings: Settings) -> Recor
 
 def _config(message: Message) -> Any:
     return message.content["config"]
-
-
-def _frozen(message: Message) -> dict[str, Any]:
-    """Return the units that come to be read only."""
-    config = _config(message)
-    return {k.removeprefix(FROZEN): v for k, v in config.items() if k.startswith(FROZEN)}
 
 
 def _load(message: Message, node: LocalNode, settings: Settings) -> tuple[Trainer, int]:
@@ -134,7 +127,8 @@ def _load(message: Message, node: LocalNode, settings: Settings) -> tuple[Traine
             "server's; adapters fit one backbone alone, so give both the same files."
         )
     packs = dict(message.content.array_records["arrays"].items())
-    vectors = layout.read(packs | _frozen(message), lambda _: np.dtype(np.float32))
+    frozen = {k.removeprefix(FROZEN): v for k, v in config.items() if k.startswith(FROZEN)}
+    vectors = layout.read(packs | frozen, lambda _: np.dtype(np.float32))
     trainer.model.load_adapters(layout.split(vectors))
     return trainer, int(config["depth"])
 

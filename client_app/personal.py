@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-import numpy as np
-
 from client_app.node import LocalNode
-from models import SHARED, block_unit, write_exported
+from models import SHARED, AdapterModel, block_unit, write_exported
 from settings import Settings, SettingsError
 from wiring import describe_adapters
 
 
-def save_personal(
-    node: LocalNode, settings: Settings, exits: tuple[int, ...], tensors: Mapping[str, np.ndarray]
-) -> None:
+def save_personal(node: LocalNode, settings: Settings, model: AdapterModel, depth: int) -> None:
     """Write a client's adapters to ``<personal-dir>/<client key>/``, as a run's are written.
 
     Raises
@@ -25,12 +20,11 @@ def save_personal(
         When the folder cannot be written to.
     """
     # A client key may be any text; its folder stays in the folder.
-    folder = Path(node.personal_dir).expanduser() / quote(node.client_key, safe="").replace(
-        ".", "%2E"
-    )
+    name = quote(node.client_key, safe="").replace(".", "%2E")
+    folder = Path(node.personal_dir).expanduser() / name
     # The model that is built from them ends at its last exit; a tier may be deeper.
-    used = {SHARED, *(block_unit(block) for block in range(1, exits[-1] + 1))}
-    tensors = {key: tensor for key, tensor in tensors.items() if key.split(".")[0] in used}
+    exits = model.reach(depth)
+    tensors = model.adapter_arrays([SHARED, *map(block_unit, range(1, exits[-1] + 1))])
     try:
         description = describe_adapters(settings, node.source, node.source.train.classes, exits)
         write_exported(folder, tensors, description)

@@ -20,7 +20,6 @@ from models import AnytimeClassifier
 from models.predict import main
 
 
-
 def test_the_command_in_the_repository(exported: Path, photos: Path) -> None:
     done = run_command("models.predict", str(photos), "--adapters", str(exported), cwd=ROOT)
     assert done.returncode == 0, done.stderr
