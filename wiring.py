@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from data import BatchTransform, Source, load_source
-from models import AdapterModel, Backbone, build_model, load_backbone, parse_exits
+from models import AdapterModel, AdapterSpec, Backbone, build_model, load_backbone, parse_exits
 from settings import Settings, SettingsError, read_path
 from strategies import Layout, Tier, parse_tiers
 
@@ -104,8 +104,7 @@ def make_model(settings: Settings, num_classes: int) -> AdapterModel:
         parse_exits(settings.exits, backbone.depth),
         num_classes,
         seed=settings.seed,
-        adapter=settings.adapter,
-        adapter_rank=settings.adapter_rank,
+        adapter=AdapterSpec(settings.adapter, settings.adapter_rank),
         **settings.method_options(),
     )
     return model.to(get_device(settings))  # drawn on the CPU: the same start on every device

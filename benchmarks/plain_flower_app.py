@@ -28,7 +28,7 @@ from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from models import AdapterModel, build_model
+from models import AdapterModel, AdapterSpec, build_model
 from models.backbone import load_backbone
 
 BATCH, CLASSES = 32, 100
@@ -39,7 +39,7 @@ def build(folder: str) -> AdapterModel:
     """Read the backbone from disk and put adapters and a head on it."""
     backbone = load_backbone.__wrapped__(f"{folder}/vit", 96)
     return build_model(
-        "exits", backbone, (backbone.depth,), CLASSES, adapter="parallel", adapter_rank=8
+        "exits", backbone, (backbone.depth,), CLASSES, adapter=AdapterSpec("parallel", 8)
     )
 
 

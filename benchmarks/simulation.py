@@ -120,12 +120,12 @@ def time_bare_step(images: int, steps: int) -> float:
     import torch
     from step import make_step, vit_tiny
 
-    from models import build_model
+    from models import AdapterSpec, build_model
 
     torch.set_num_threads(1)
     backbone = vit_tiny(96)
     model = build_model(
-        "exits", backbone, (backbone.depth,), 100, adapter="parallel", adapter_rank=8
+        "exits", backbone, (backbone.depth,), 100, adapter=AdapterSpec("parallel", 8)
     )
     pixels = torch.randn(images, 3, backbone.image_size, backbone.image_size)
     step = make_step(model, pixels, torch.arange(images) % 100, backbone.depth)

@@ -129,6 +129,7 @@ class Trainer:
         start = time.perf_counter()
         self.model.train()
         self.model.set_trained(units)
+        self.model.begin_round(server_round)
         trained = {k: p for k, p in self.model.adapter_parameters().items() if p.requires_grad}
         before = {key: parameter.detach().clone() for key, parameter in trained.items()}
         optimizer = self._optimizer(tuple(trained))

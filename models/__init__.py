@@ -1,9 +1,10 @@
 """Frozen backbones and what is trained on them: one file per method."""
 
 from .accumulator import AccumulatorModel
+from .adapters import ADAPTERS, AdapterSpec
 from .anytime import AnytimeClassifier, Prediction
 from .backbone import BUILTIN, Backbone, Block, ModelError, load_backbone
-from .base import SHARED, AdapterModel, ExitHead, FixedFeaturesModel, State, block_unit
+from .base import EMBED, SHARED, AdapterModel, ExitHead, FixedFeaturesModel, State, block_unit
 from .cost import ExitCost, anytime_profile
 from .evaluation import ExitScores, score_exits
 from .exits import ExitsModel
@@ -11,11 +12,14 @@ from .exported import load_exported, write_exported
 from .registry import METHODS, build_model, parse_exits
 
 __all__ = [
+    "ADAPTERS",
     "BUILTIN",
+    "EMBED",
     "METHODS",
     "SHARED",
     "AccumulatorModel",
     "AdapterModel",
+    "AdapterSpec",
     "AnytimeClassifier",
     "Backbone",
     "Block",

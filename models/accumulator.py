@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .adapters import init_linear
 from .backbone import Backbone
 from .base import SHARED, AdapterModel, ExitHead, State, block_unit
+from .initialisation import init_linear
 
 # (width of attention, hidden width of the MLP) for a backbone of width D; "bottleneck" is the
 # size of ReeFL's module, which makes the two methods comparable.
@@ -140,10 +140,10 @@ class AccumulatorModel(AdapterModel):
         """Run a block in the modulated pass; the state holds ``(B, 1, D)`` for each before it."""
         tokens, *past = state
         unit, depth = block_unit(block), self.part(SHARED, "tokens").depth[block]
-        frozen, adapter = self.block(block), self.part(unit, "adapter")
-        tokens = frozen.attend(tokens, adapter)
+        adapted = self.block(block)
+        tokens = adapted.attend(tokens)
         if not self.taps_attention:
-            tokens = frozen.transform(tokens, adapter)
+            tokens = adapted.transform(tokens)
         owner = SHARED if self.is_shared else unit
         raw = self.backbone.read_out(tokens)[:, None]
         current = raw + depth
@@ -155,5 +155,5 @@ class AccumulatorModel(AdapterModel):
         past.append(modulated + depth if self.keeps_modulated else current)
         tokens = torch.cat([modulated, tokens[:, 1:]], dim=1)
         if self.taps_attention:
-            tokens = frozen.transform(tokens, adapter)
+            tokens = adapted.transform(tokens)
         return (tokens, *past), logits

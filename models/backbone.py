@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,22 +22,8 @@ class ModelError(ValueError):
     """A user's mistake about a model; the message says what is wrong and what to do."""
 
 
-class BlockAdapter(Protocol):
-    """What an adapter does to the two residual branches of its block.
-
-    Each method gets the layer-normed input of the branch and the branch's own output, both
-    ``(B, N, D)``, and returns the output to use instead.
-    """
-
-    def attention(self, normed: Tensor, output: Tensor) -> Tensor:
-        """Adapt the output of self-attention."""
-
-    def mlp(self, normed: Tensor, output: Tensor) -> Tensor:
-        """Adapt the output of the MLP."""
-
-
 class Block(nn.Module):
-    """One pre-norm transformer block, split where methods reach in: after attention, after MLP."""
+    """One pre-norm transformer block, split where methods and adapters reach in."""
 
     def __init__(
         self, norm1: nn.Module, attention: nn.Module, norm2: nn.Module, mlp: nn.Module
@@ -46,25 +32,42 @@ class Block(nn.Module):
         self.norm1, self.self_attention = norm1, attention
         self.norm2, self.feed_forward = norm2, mlp
 
-    def attend(self, tokens: Tensor, adapter: BlockAdapter | None = None) -> Tensor:
+    @property
+    def width(self) -> int:
+        """Width D of the tokens."""
+        assert isinstance(self.norm1, nn.LayerNorm)
+        return self.norm1.normalized_shape[0]
+
+    def parts(self) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
+        """Return the four modules, as the constructor takes them."""
+        return self.norm1, self.self_attention, self.norm2, self.feed_forward
+
+    def attention_branch(self, normed: Tensor) -> Tensor:
+        """Run self-attention on layer-normed tokens: ``(B, N, D) -> (B, N, D)``."""
+        output: Tensor = self.self_attention(normed)[0]
+        return output
+
+    def mlp_branch(self, normed: Tensor) -> Tensor:
+        """Run the MLP on layer-normed tokens: ``(B, N, D) -> (B, N, D)``."""
+        output: Tensor = self.feed_forward(normed)
+        return output
+
+    def attend(self, tokens: Tensor) -> Tensor:
         """Run the attention half with its residual: ``(B, N, D) -> (B, N, D)``."""
-        normed = self.norm1(tokens)
-        update = self.self_attention(normed)[0]
-        if adapter is not None:
-            update = adapter.attention(normed, update)
-        return tokens + update
+        return tokens + self.attention_branch(self.norm1(tokens))
 
-    def transform(self, tokens: Tensor, adapter: BlockAdapter | None = None) -> Tensor:
+    def transform(self, tokens: Tensor) -> Tensor:
         """Run the MLP half with its residual: ``(B, N, D) -> (B, N, D)``."""
-        normed = self.norm2(tokens)
-        update = self.feed_forward(normed)
-        if adapter is not None:
-            update = adapter.mlp(normed, update)
-        return tokens + update
+        return tokens + self.mlp_branch(self.norm2(tokens))
 
-    def forward(self, tokens: Tensor, adapter: BlockAdapter | None = None) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:
         """Run the whole block: ``(B, N, D) -> (B, N, D)``."""
-        return self.transform(self.attend(tokens, adapter), adapter)
+        return self.transform(self.attend(tokens))
+
+    def train(self, mode: bool = True) -> Block:
+        """Stay in evaluation mode: a frozen part has no dropout and no running statistics."""
+        del mode
+        return super().train(False)
 
 
 class Backbone(nn.Module):

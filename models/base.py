@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .adapters import NO_ADAPTER, build_block_adapter, init_linear
+from .adapters import UNADAPTED, AdapterSpec, build_adapter
 from .backbone import Backbone, Block, ModelError
+from .initialisation import init_linear
 
 SHARED = "shared"
+EMBED = "embed"  # what adapts the embeddings, before the first block
 # What goes from block to block: the tokens (B, N, D) first, then what the method remembers, all
 # batch-first, so that images can leave a batch.
 State = tuple[Tensor, ...]
@@ -37,8 +39,8 @@ class AdapterModel(nn.Module, ABC):
     """A frozen backbone with trained units.
 
     A *unit* is what travels as one pack: ``block3`` holds all adapters of the third block,
-    ``shared`` what no block owns. The first part of a tensor's key is its unit, as in
-    ``block3.head.1.weight``.
+    ``embed`` those of the embeddings, ``shared`` what no block owns. The first part of a tensor's
+    key is its unit, as in ``block3.head.1.weight``.
 
     Parameters
     ----------
@@ -48,8 +50,8 @@ class AdapterModel(nn.Module, ABC):
         The blocks (from 1, ascending) after which there is a prediction.
     num_classes : int
         Number of classes C.
-    adapter, adapter_rank
-        The kind of per-block adapter (`models.adapters`) and its rank.
+    adapter : AdapterSpec
+        What is trained inside the backbone, beside the method's own parts.
 
     Attributes
     ----------
@@ -65,8 +67,7 @@ class AdapterModel(nn.Module, ABC):
         exits: tuple[int, ...],
         num_classes: int,
         *,
-        adapter: str = NO_ADAPTER,
-        adapter_rank: int = 32,
+        adapter: AdapterSpec = UNADAPTED,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -87,19 +88,33 @@ class AdapterModel(nn.Module, ABC):
         self.backbone = backbone
         self.exits = exits
         self.num_classes = num_classes
-        parts: dict[str, dict[str, nn.Module]] = {SHARED: self.shared_parts()}
+        self.adapter = adapter
+        recipe = build_adapter(adapter)
+        # Lists and not modules: what is frozen must not be registered, moved and saved twice.
+        self._embed = [recipe.embeddings(backbone.embed)]
+        self._blocks: list[Block] = []
+        parts: dict[str, dict[str, nn.Module]] = {SHARED: self.shared_parts(), EMBED: {}}
+        if self._embed[0] is not backbone.embed:
+            parts[EMBED]["adapter"] = self._embed[0]
         for block in range(1, exits[-1] + 1):
             parts[block_unit(block)] = self.block_parts(block)
-            if adapter != NO_ADAPTER:
-                parts[block_unit(block)]["adapter"] = build_block_adapter(
-                    adapter, backbone.width, adapter_rank
-                )
+            frozen = backbone.blocks[block - 1]
+            assert isinstance(frozen, Block)
+            self._blocks.append(recipe.block(frozen))
+            if self._blocks[-1] is not frozen:
+                parts[block_unit(block)]["adapter"] = self._blocks[-1]
         self.units = nn.ModuleDict(
             {unit: nn.ModuleDict(modules) for unit, modules in parts.items() if modules}
         )
         self._parts = {(unit, name): m for unit, ms in parts.items() for name, m in ms.items()}
         # Looked up for every message; walking the modules anew would take longer than a small step.
-        self._adapters = dict(self.units.named_parameters())
+        # An adapted block holds the backbone's own tensors, too.
+        frozen_tensors = {id(tensor) for tensor in backbone.parameters()}
+        self._adapters = {
+            key: tensor
+            for key, tensor in self.units.named_parameters()
+            if id(tensor) not in frozen_tensors
+        }
 
     @abstractmethod
     def shared_parts(self) -> dict[str, nn.Module]:
@@ -111,7 +126,7 @@ class AdapterModel(nn.Module, ABC):
 
     def begin(self, images: Tensor) -> State:
         """Embed images ``(B, 3, S, S)``: the state before the first block."""
-        return (self.backbone.embed(images),)
+        return (self._embed[0](images),)
 
     @property
     def device(self) -> torch.device:
@@ -157,15 +172,20 @@ class AdapterModel(nn.Module, ABC):
             )
         return exits
 
+    def begin_round(self, server_round: int) -> None:
+        """Hear that a client's local training of a round (from 1) begins.
+
+        A loss that depends on the round, or remembers batches, starts afresh here: the model of a
+        process serves one client after the other.
+        """
+
     def loss(self, logits: Mapping[int, Tensor], labels: Tensor) -> Tensor:
         """Sum the mean cross-entropy of every exit; labels ``(B,)``; a scalar."""
         return torch.stack([functional.cross_entropy(y, labels) for y in logits.values()]).sum()
 
     def block(self, number: int) -> Block:
-        """Return a frozen block, counted from 1."""
-        block = self.backbone.blocks[number - 1]
-        assert isinstance(block, Block)
-        return block
+        """Return a block with its adapter, counted from 1."""
+        return self._blocks[number - 1]
 
     def part(self, unit: str, name: str) -> Any:
         """Return a trained module of a unit, or None where the unit has none of that name."""
@@ -207,8 +227,8 @@ class AdapterModel(nn.Module, ABC):
 
     def set_trained(self, units: Collection[str]) -> None:
         """Let only these units have gradients."""
-        for unit, module in self.units.items():
-            module.requires_grad_(unit in units)
+        for key, parameter in self._adapters.items():
+            parameter.requires_grad_(key.split(".")[0] in units)
 
 
 class FixedFeaturesModel(AdapterModel):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .adapters import NO_ADAPTER
 from .base import ExitHead, FixedFeaturesModel, State, block_unit
 
 
@@ -29,7 +30,7 @@ class ExitsModel(FixedFeaturesModel):
         """Run the frozen block and read the exit off the class token."""
         (tokens,) = state
         unit = block_unit(block)
-        tokens = self.block(block)(tokens, self.part(unit, "adapter"))
+        tokens = self.block(block)(tokens)
         if block not in self.exits:
             return (tokens,), None
         return (tokens,), self.part(unit, "head")(self.backbone.read_out(tokens))
@@ -37,8 +38,7 @@ class ExitsModel(FixedFeaturesModel):
     @property
     def has_fixed_features(self) -> bool:
         """Without adapters in the blocks, nothing trained acts before the heads."""
-        blocks = range(1, self.exits[-1] + 1)
-        return all(self.part(block_unit(block), "adapter") is None for block in blocks)
+        return self.adapter.kind == NO_ADAPTER
 
     @torch.no_grad()
     def features(self, images: Tensor, depth: int | None = None) -> Tensor:
@@ -46,7 +46,7 @@ class ExitsModel(FixedFeaturesModel):
         (tokens,) = self.begin(images)
         exits, found = self.reach(depth), []
         for number in range(1, exits[-1] + 1):
-            tokens = self.block(number)(tokens, self.part(block_unit(number), "adapter"))
+            tokens = self.block(number)(tokens)
             if number in exits:
                 found.append(self.backbone.read_out(tokens))
         return torch.stack(found, dim=1)

@@ -14,6 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from .adapters import AdapterSpec
 from .backbone import ModelError, load_backbone
 from .base import AdapterModel
 from .registry import build_model, parse_exits
@@ -105,8 +106,7 @@ def load_exported(folder: str | Path, backbone: str | None = None) -> Exported:
             frozen,
             exits,
             len(classes),
-            adapter=description["adapter"],
-            adapter_rank=description["adapter-rank"],
+            adapter=AdapterSpec(description["adapter"], description["adapter-rank"]),
             **description["options"],
         )
     except (TypeError, KeyError) as error:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .accumulator import AccumulatorModel
+from .adapters import UNADAPTED, AdapterSpec
 from .backbone import Backbone, ModelError
 from .base import AdapterModel
 from .exits import ExitsModel
@@ -54,6 +55,7 @@ def build_model(
     num_classes: int,
     *,
     seed: int = 0,
+    adapter: AdapterSpec = UNADAPTED,
     **options: Any,
 ) -> AdapterModel:
     """Build a method's model with freshly initialised adapters.
@@ -64,11 +66,13 @@ def build_model(
         A name in `METHODS`.
     seed : int (default: 0)
         Seed of the initial adapters; the global generator is left as it was.
+    adapter : AdapterSpec, optional
+        What is trained inside the blocks, beside the method's own parts; nothing by default.
     options
-        The method's own keyword arguments, and `adapter` with `adapter_rank`.
+        The method's own keyword arguments.
     """
     if method not in METHODS:
         raise ModelError(f"method: '{method}' is unknown; choose one of {', '.join(METHODS)}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return METHODS[method](backbone, exits, num_classes, **options)
+        return METHODS[method](backbone, exits, num_classes, adapter=adapter, **options)

@@ -24,16 +24,10 @@ from server_app.checkpoint import Checkpoints, read_checkpoint, resumable
 from server_app.history import History, Row, privacy_cost, read_rows, summarise
 from server_app.progress import ProgressLine, print_summary
 from server_app.report import write_report
+from server_app.strategy import make_strategy
 from server_app.tensorboard import TensorBoard
 from settings import Settings, SettingsError, read_path
-from strategies import (
-    BYTES_PER_NUMBER,
-    AdapterFedAvg,
-    Aggregation,
-    Callback,
-    DepthPlanner,
-    plain_record,
-)
+from strategies import BYTES_PER_NUMBER, AdapterFedAvg, Callback, plain_record
 from wiring import (
     class_names,
     describe_adapters,
@@ -46,7 +40,6 @@ from wiring import (
 )
 
 app = ServerApp()
-RESERVED_TIERS = ("mean", "worst-decile")
 
 
 @app.main()
@@ -157,36 +150,6 @@ def prepare_folder(output: Path, settings: Settings, *, keep: bool) -> None:
         raise SettingsError(
             f"output-dir: {output} cannot be written to ({error.strerror}); give another folder."
         ) from None
-
-
-def make_strategy(settings: Settings, model: AdapterModel) -> AdapterFedAvg:
-    """Build the strategy of the settings."""
-    tiers = get_tiers(settings)
-    for tier in tiers:
-        if tier.name in RESERVED_TIERS:
-            raise SettingsError(
-                f"tiers: '{tier.name}' is a field of summary.json; give the tier another name."
-            )
-        model.reach(tier.depth)
-    return AdapterFedAvg(
-        min_train_nodes=1,
-        min_evaluate_nodes=1,
-        min_available_nodes=settings.clients_per_round,
-        planner=DepthPlanner(tiers, get_layout(model).units),
-        row_keys=model.row_keys if settings.row_averaging == "masked" else (),
-        train_nodes=settings.clients_per_round,
-        min_replies=settings.min_replies,
-        evaluate_every=settings.evaluate_every,
-        aggregation=Aggregation(
-            settings.aggregation,
-            settings.trim_share,
-            settings.clip_update,
-            settings.noise_multiplier,
-        ),
-        personalise=settings.personalise_epochs > 0,
-        wire_dtype=settings.wire_dtype,
-        seed=settings.seed,
-    )
 
 
 def central_source(settings: Settings) -> Source | None:

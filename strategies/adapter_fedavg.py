@@ -240,7 +240,7 @@ class AdapterFedAvg(FedAvg):
             try:
                 with self.report.timed("aggregate"):
                     reply = read_train_reply(row, message, plan, self.bank, self.weighted_by_key)
-                    row.metrics |= aggregator.add(reply.vectors, reply.weight, reply.depth)
+                    row.metrics |= aggregator.add(reply.vectors, reply.weight, reply.plan)
             except StrategyError as error:
                 self._exchange.refuse(row, str(error))
                 continue

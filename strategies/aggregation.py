@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from .plans import Plan
 from .wire import Layout, Slot, Vectors
 
 
@@ -15,7 +16,7 @@ class Aggregator(Protocol):
     """What becomes of a round's replies, which are added one by one in the order of client keys."""
 
     def add(
-        self, vectors: Mapping[str, np.ndarray], weight: float, depth: int | None
+        self, vectors: Mapping[str, np.ndarray], weight: float, plan: Plan | None
     ) -> dict[str, float]:
         """Take in a client's units; return figures about them for the client's row.
 
@@ -25,8 +26,8 @@ class Aggregator(Protocol):
             New flat values by unit; a view into a reply's buffer is not written to.
         weight : float
             Above 0.
-        depth : int | None
-            Blocks the client ran, which says the rows of row tensors it owns (None: all).
+        plan : Plan | None
+            What the client was asked for; it says which elements it owns (None: all).
 
         Raises
         ------
@@ -63,7 +64,7 @@ class HolderMean:
         self.weights: Vectors = {}
 
     def add(
-        self, vectors: Mapping[str, np.ndarray], weight: float, depth: int | None
+        self, vectors: Mapping[str, np.ndarray], weight: float, plan: Plan | None
     ) -> dict[str, float]:
         """Add a client's units with its weight; see `Aggregator.add`."""
         for unit, vector in vectors.items():
@@ -78,7 +79,7 @@ class HolderMean:
                 add_scaled(total, vector, weight)
                 weights += weight
                 continue
-            for part in owned_parts(self.layout.units[unit], self.row_keys, depth):
+            for part in owned_parts(self.layout.units[unit], self.row_keys, plan):
                 add_scaled(total[part], vector[part], weight)
                 weights[part] += weight
         return {}
@@ -99,15 +100,15 @@ class HolderMean:
         return means
 
 
-def owned_parts(slots: Sequence[Slot], row_keys: Iterable[str], depth: int | None) -> list[slice]:
-    """Return the stretches of a unit's vector that a client of `depth` owns.
+def owned_parts(slots: Sequence[Slot], row_keys: Iterable[str], plan: Plan | None) -> list[slice]:
+    """Return the stretches of a unit's vector that a client with `plan` owns.
 
-    All but the rows above `depth` of row tensors: one stretch where there are none of these.
+    All but the rows above its depth of row tensors: one stretch where there are none of these.
     """
     parts, start = [], 0
     for slot in slots:
         if slot.key in row_keys:
-            rows = slot.shape[0] if depth is None else min(depth + 1, slot.shape[0])
+            rows = slot.shape[0] if plan is None else min(plan.depth + 1, slot.shape[0])
             parts.append(slice(start, slot.start + rows * math.prod(slot.shape[1:])))
             start = slot.stop
     return [*parts, slice(start, slots[-1].stop)]

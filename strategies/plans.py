@@ -9,7 +9,7 @@ from typing import Protocol
 
 from .errors import StrategyError
 
-SHARED = "shared"
+SHARED, EMBED = "shared", "embed"
 MOST_CLIENTS = 1_000_000  # that tiers can list
 
 
@@ -104,7 +104,8 @@ class DepthPlanner:
         spec = self.tiers[tier]
         reached = [unit for unit in self.units if _block_number(unit) <= spec.depth]
         lowest = spec.depth - spec.trained
-        trained = [u for u in reached if u == SHARED or _block_number(u) > lowest]
+        # Who trains all its blocks trains what is below them, too.
+        trained = [u for u in reached if u == SHARED or not lowest or _block_number(u) > lowest]
         return Plan(spec.depth, tuple(trained), tuple(u for u in reached if u not in trained))
 
 

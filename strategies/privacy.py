@@ -12,6 +12,7 @@ import numpy as np
 
 from .aggregation import Aggregator, HolderMean
 from .errors import StrategyError
+from .plans import Plan
 from .wire import Layout, Vectors
 
 
@@ -73,11 +74,11 @@ class Clipped:
         self.limit = limit
 
     def add(
-        self, vectors: Mapping[str, np.ndarray], weight: float, depth: int | None
+        self, vectors: Mapping[str, np.ndarray], weight: float, plan: Plan | None
     ) -> dict[str, float]:
         """Clip and pass on; returns ``update-norm``, the norm before. See `Aggregator.add`."""
         clipped, norm = clip_update(vectors, self.bank, self.limit)
-        return {"update-norm": norm, **self.aggregator.add(clipped, weight, depth)}
+        return {"update-norm": norm, **self.aggregator.add(clipped, weight, plan)}
 
     def result(self, bank: Mapping[str, np.ndarray]) -> Vectors:
         """Return the other aggregator's result."""
@@ -116,11 +117,11 @@ class HolderNoisyMean(HolderMean):
         self.generator = generator or np.random.default_rng()
 
     def add(
-        self, vectors: Mapping[str, np.ndarray], weight: float, depth: int | None
+        self, vectors: Mapping[str, np.ndarray], weight: float, plan: Plan | None
     ) -> dict[str, float]:
         """Add a client's units; all clients weigh the same. See `Aggregator.add`."""
         del weight
-        return super().add(vectors, 1.0, depth)
+        return super().add(vectors, 1.0, plan)
 
     def total(self, unit: str) -> np.ndarray:
         """Return the sum of a unit with fresh noise."""

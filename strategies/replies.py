@@ -56,15 +56,15 @@ class TrainReply:
     vectors : Vectors
         Views into the reply's buffers, by unit.
     weight : float
-    depth : int | None
-        Blocks the client ran; None where there are no tiers.
+    plan : Plan | None
+        What the client was asked for; None where there are no tiers.
     unchanged : tuple[str, ...]
         Units whose training changed nothing, as the client reports.
     """
 
     vectors: Vectors
     weight: float
-    depth: int | None
+    plan: Plan | None
     unchanged: tuple[str, ...]
 
 
@@ -98,7 +98,7 @@ def read_train_reply(
     return TrainReply(
         vectors,
         weight,
-        plan.depth if plan else None,
+        plan,
         tuple(str(unit) for unit in unchanged) if isinstance(unchanged, list) else (),
     )
 

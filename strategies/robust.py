@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from .aggregation import accumulation_dtype, as_dtype, owned_parts
+from .plans import Plan
 from .wire import Layout, Vectors
 
 # Elements sorted at a time: with a hundred clients the block still fits the cache.
@@ -35,12 +36,12 @@ class _SortedAverage(ABC):
         """Return how many of `count` values are dropped at each end."""
 
     def add(
-        self, vectors: Mapping[str, np.ndarray], weight: float, depth: int | None
+        self, vectors: Mapping[str, np.ndarray], weight: float, plan: Plan | None
     ) -> dict[str, float]:
         """Keep a client's units; see `Aggregator.add`. The weight is not used."""
         del weight
         for unit, vector in vectors.items():
-            parts = owned_parts(self.layout.units[unit], self.row_keys, depth)
+            parts = owned_parts(self.layout.units[unit], self.row_keys, plan)
             self.held.setdefault(unit, []).append((vector, parts))
         return {}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from data import AUGMENTATIONS, PARTITIONS, SAMPLINGS
-from models.adapters import BLOCK_ADAPTERS, NO_ADAPTER
+from models.adapters import ADAPTERS
 from models.registry import METHODS
 from run_simulation import parse
 from settings import Settings, SettingsError, load_toml
@@ -33,7 +33,7 @@ def test_choices_are_those_of_the_registries() -> None:
     assert choices("partition") == PARTITIONS
     assert choices("augment") == AUGMENTATIONS
     assert choices("sampling") == SAMPLINGS
-    assert choices("adapter") == (NO_ADAPTER, *BLOCK_ADAPTERS)
+    assert choices("adapter") == tuple(ADAPTERS)
     assert choices("wire_dtype") == tuple(WIRE_DTYPES)
 
 

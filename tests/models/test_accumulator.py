@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import ViTConfig, ViTModel
 
-from models import AccumulatorModel, Backbone, Block, build_model, load_backbone
+from models import AccumulatorModel, AdapterSpec, Backbone, Block, build_model, load_backbone
 
 
 def shaped_backbone(width: int, heads: int) -> Backbone:
@@ -57,7 +57,7 @@ def test_parallel_adapters_count() -> None:
     """2 x (2 x 384 x 32 + 32 + 384) = 49,984 per block."""
     backbone = shaped_backbone(384, 6)
     plain = AccumulatorModel(backbone, (12,), 100)
-    beside = AccumulatorModel(backbone, (12,), 100, adapter="parallel", adapter_rank=32)
+    beside = AccumulatorModel(backbone, (12,), 100, adapter=AdapterSpec("parallel", 32))
     sizes = [sum(p.numel() for p in m.adapter_parameters().values()) for m in (plain, beside)]
     assert sizes[1] - sizes[0] == 12 * 49_984
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import ModelError, anytime_profile, build_model, load_backbone
+from models import AdapterSpec, ModelError, anytime_profile, build_model, load_backbone
 from models.cost import exit_costs
 
 EXITS = (2, 4, 6)
@@ -35,7 +35,7 @@ FORMULAS = {
     "exits": ({}, lambda block: 0),
     "accumulator": ({}, accumulator),
     "accumulator+parallel": (
-        {"adapter": "parallel", "adapter_rank": 3},
+        {"adapter": AdapterSpec("parallel", 3)},
         lambda block: accumulator(block) + parallel(3),
     ),
 }

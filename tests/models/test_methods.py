@@ -9,6 +9,7 @@ import torch
 
 from models import (
     AdapterModel,
+    AdapterSpec,
     FixedFeaturesModel,
     ModelError,
     build_model,
@@ -19,12 +20,12 @@ from models.registry import METHODS
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "exits": ("exits", {}),
-    "exits+parallel": ("exits", {"adapter": "parallel", "adapter_rank": 4}),
+    "exits+parallel": ("exits", {"adapter": AdapterSpec("parallel", 4)}),
     "accumulator": ("accumulator", {}),
     "accumulator per-block": ("accumulator", {"sharing": "per-block"}),
     "accumulator raw full": ("accumulator", {"history": "raw", "size": "full"}),
     "accumulator attention": ("accumulator", {"tap": "attention"}),
-    "accumulator+parallel": ("accumulator", {"adapter": "parallel", "adapter_rank": 4}),
+    "accumulator+parallel": ("accumulator", {"adapter": AdapterSpec("parallel", 4)}),
 }
 EXITS = (2, 4, 6)
 

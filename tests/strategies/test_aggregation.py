@@ -5,6 +5,7 @@ import numpy as np
 from strategies import plain_record
 from strategies.aggregation import HolderMean
 from strategies.bank import Bank
+from strategies.plans import Plan
 
 
 def bank_of(tensors: dict[str, np.ndarray]) -> Bank:
@@ -35,16 +36,16 @@ def test_rows_are_averaged_over_the_clients_deep_enough_to_own_them() -> None:
     """Rows 0..3 of width 1; clients of depth 1 (weight 1) and 2 (weight 3); nobody owns row 3."""
     bank = bank_of({"s.rows": np.full((4, 1), 7, np.float32), "s.x": np.zeros(1, np.float32)})
     mean = HolderMean(bank.layout, row_keys=["s.rows"])
-    mean.add({"s": np.array([1, 2, 7, 7, 4], np.float32)}, 1, depth=1)
-    mean.add({"s": np.array([5, 6, 8, 7, 8], np.float32)}, 3, depth=2)
+    mean.add({"s": np.array([1, 2, 7, 7, 4], np.float32)}, 1, Plan(1, ()))
+    mean.add({"s": np.array([5, 6, 8, 7, 8], np.float32)}, 3, Plan(2, ()))
     assert mean.result(bank.vectors)["s"].tolist() == [4, 5, 8, 7, 7]
 
 
 def test_plain_row_averaging_lets_absent_rows_vote_for_no_change() -> None:
     bank = bank_of({"s.rows": np.full((4, 1), 7, np.float32)})
     mean = HolderMean(bank.layout)
-    mean.add({"s": np.array([1, 2, 7, 7], np.float32)}, 1, depth=1)
-    mean.add({"s": np.array([5, 6, 11, 7], np.float32)}, 3, depth=2)
+    mean.add({"s": np.array([1, 2, 7, 7], np.float32)}, 1, Plan(1, ()))
+    mean.add({"s": np.array([5, 6, 11, 7], np.float32)}, 3, Plan(2, ()))
     assert mean.result(bank.vectors)["s"].tolist() == [4, 5, 10, 7]
 
 

@@ -13,6 +13,7 @@ from settings import Settings, SettingsError
 from strategies import StrategyError, plain_record
 from strategies.aggregation import Aggregator, HolderMean
 from strategies.bank import Bank
+from strategies.plans import Plan
 from strategies.privacy import Clipped, HolderNoisyMean, clip_update, epsilon
 from strategies.rules import RULES, Aggregation
 
@@ -119,7 +120,7 @@ def test_rows_that_nobody_owned_get_no_noise() -> None:
     bank = bank_of({"s.rows": [[7.0], [7.0], [7.0], [7.0]], "s.x": [0]})
     noisy = HolderNoisyMean(bank.layout, 1.0, ["s.rows"], np.random.default_rng(6))
     for depth in (1, 2):
-        noisy.add({"s": bank.vectors["s"]}, 1, depth)
+        noisy.add({"s": bank.vectors["s"]}, 1, Plan(depth, ()))
     moved = noisy.result(bank.vectors)["s"] - bank.vectors["s"]
     draws = np.random.default_rng(6).normal(0, 1.0, 5)
     np.testing.assert_allclose(moved, draws * [0.5, 0.5, 1, 0, 0.5], atol=1e-6)
@@ -146,7 +147,7 @@ def test_a_client_moves_the_sums_of_all_units_by_at_most_the_limit() -> None:
         rule = Aggregation(clip=2.0, noise_multiplier=1.0, generator=np.random.default_rng(8))
         noisy = rule.begin(bank.layout, ["s.rows"], bank.vectors)
         for depth, vector in enumerate([*others[:2], last], 1):
-            noisy.add({"a": vector[:30], "s": vector[30:]}, 1, depth)
+            noisy.add({"a": vector[:30], "s": vector[30:]}, 1, Plan(depth, ()))
         noisy.add({"a": others[2][:30]}, 1, 3)
         result = noisy.result(bank.vectors)
         # Four hold `a`; rows 0 and 1 have three owners, row 2 two and row 3 one.

@@ -18,8 +18,9 @@ from flwr.serverapp.strategy import (
 from support import ROOT, SMALL
 
 from client_app.app import create_client_app
-from server_app.app import make_strategy, run
+from server_app.app import run
 from server_app.inprocess import InProcessGrid
+from server_app.strategy import make_strategy
 from settings import Settings
 from strategies import (
     PROFILE,

@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 from server_app.inprocess import InProcessGrid
 from strategies import AdapterFedAvg, StrategyError, plain_record
 from strategies.bank import Bank
+from strategies.plans import Plan
 from strategies.robust import BLOCK, HolderMedian, HolderTrimmedMean
 from strategies.rules import Aggregation
 
@@ -80,7 +81,7 @@ def test_rows_are_averaged_over_the_clients_deep_enough_to_own_them() -> None:
     for masked in (True, False):
         median = HolderMedian(bank.layout, ["s.rows"] if masked else ())
         for vector, depth in replies:
-            median.add({"s": vector}, 1, depth)
+            median.add({"s": vector}, 1, Plan(depth, ()))
         medians[masked] = median.result(bank.vectors)["s"].tolist()
     assert medians[True] == [2, 2, 20, 40, 7, 2]
     assert medians[False] == [2, 2, 20, 30, 7, 2]
