@@ -32,7 +32,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Write docs/settings.md from settings/schema.py.
+# Write docs/settings.md from the files of settings/.
 docs: $(READY)
 	$(BIN)/python docs/make_settings.py
 

@@ -1,4 +1,4 @@
-"""Write docs/settings.md from settings/schema.py: ``make docs``."""
+"""Write docs/settings.md from the files of settings/: ``make docs``."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ WIDTH = 140
 TYPES = {bool: "true or false", int: "integer", float: "number", str: "text"}
 # Each group by its first setting.
 GROUPS = {
-    "method": "Method and backbone",
+    "method": "Model: method, backbone, exits, tiers, adapters",
     "dataset": "Data",
     "num-clients": "Rounds and local training",
-    "exits": "Exits, tiers and adapters",
     "row-averaging": "Averaging and messages",
     "evaluate-every": "Run",
 }
 HEAD = """# Settings
 
-Made from `settings/schema.py` by `make docs`: edit that file, not this one.
+Made from the files of `settings/` by `make docs`: edit these, not this page.
 
 Settings are given to `run_simulation.py` as `key=value` or in a TOML file (`--config`; the command
 line wins), and to Flower's own commands as run config. An unknown key or a bad value ends in one

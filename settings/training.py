@@ -1,0 +1,46 @@
+"""Settings of the training: type, default, allowed values and meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .checks import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Rounds, clients, and their optimiser."""
+
+    num_clients: int = setting(20, "Clients of a simulation.", minimum=1, maximum=1_000_000)
+    clients_per_round: int = setting(10, "Clients that train in a round.", minimum=1)
+    rounds: int = setting(30, "Rounds of training.", minimum=1, maximum=1_000_000)
+    local_epochs: int = setting(2, "Passes over a client's data per round.", minimum=1)
+    batch_size: int = setting(32, "Images per training step.", minimum=1)
+    optimizer: str = setting(
+        "adamw", "The clients' optimiser.", choices=("sgd", "momentum", "adamw")
+    )
+    learning_rate: float = setting(0.002, "The clients' learning rate in round 1.", above=0)
+    head_rate: float = setting(
+        10.0,
+        "How many times faster the heads learn, which start from nothing, than what modulates the "
+        "pass.",
+        above=0,
+    )
+    schedule: str = setting(
+        "cosine", "Learning rate over the rounds.", choices=("constant", "cosine")
+    )
+    weight_decay: float = setting(0.0, "Weight decay of the clients' optimiser.", minimum=0)
+    clip_norm: float = setting(
+        1.0, "Largest norm of a gradient; longer ones are scaled down. 0 is off.", minimum=0
+    )
+    personalise_epochs: int = setting(
+        0,
+        "Local epochs from the final bank on each client, after the last round, to compare before "
+        "and after on its own test part; 0 is off.",
+        minimum=0,
+    )
+    personal_dir: str = setting(
+        "",
+        "Folder in which each client saves its personalised adapters, on its own machine; empty "
+        "saves none.",
+    )
