@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 
 from data import BatchTransform, Source, load_source
-from models import AdapterModel, AdapterSpec, Backbone, build_model, load_backbone, parse_exits
+from models import (
+    METHODS,
+    RANKED,
+    AdapterModel,
+    AdapterSpec,
+    Backbone,
+    build_model,
+    load_backbone,
+    parse_exits,
+    parse_targets,
+)
 from settings import Settings, SettingsError, read_path
 from strategies import Layout, Tier, parse_tiers
 
@@ -95,8 +106,34 @@ def uses_bfloat16(settings: Settings) -> bool:
     return settings.precision == "bf16"
 
 
-def make_model(settings: Settings, num_classes: int) -> AdapterModel:
-    """Build a model with the initial adapters of the settings' seed."""
+@dataclass(frozen=True)
+class Cut:
+    """What sets a tier's own model apart from the bank's; tiers with the same share a model.
+
+    Attributes
+    ----------
+    rank : int
+        Of its adapters.
+    options : tuple[tuple[str, Any], ...]
+        Of the method, beside those of the settings.
+    """
+
+    rank: int
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+def get_cut(settings: Settings, tier: str) -> Cut:
+    """Return what a tier, by name, makes of the model; that of an unknown tier is whole."""
+    for spec in get_tiers(settings):
+        if spec.name == tier:
+            exits = parse_exits(settings.exits, get_backbone(settings).depth)
+            options = METHODS[settings.method].tier_options(exits, spec.depth)
+            return Cut(spec.rank or settings.adapter_rank, tuple(options.items()))
+    return Cut(settings.adapter_rank)
+
+
+def make_model(settings: Settings, num_classes: int, cut: Cut | None = None) -> AdapterModel:
+    """Build a model with the initial adapters of the settings' seed: the bank's, or a tier's."""
     backbone = get_backbone(settings)
     model = build_model(
         settings.method,
@@ -104,14 +141,16 @@ def make_model(settings: Settings, num_classes: int) -> AdapterModel:
         parse_exits(settings.exits, backbone.depth),
         num_classes,
         seed=settings.seed,
-        adapter=AdapterSpec(settings.adapter, settings.adapter_rank),
+        adapter=AdapterSpec(
+            settings.adapter,
+            settings.adapter_rank if cut is None else cut.rank,
+            settings.adapter_alpha / settings.adapter_rank,
+            parse_targets(settings.adapter_targets),
+        ),
         **settings.method_options(),
+        **dict(() if cut is None else cut.options),
     )
     return model.to(get_device(settings))  # drawn on the CPU: the same start on every device
-
-
-# A node's model, kept between messages; each message brings all the adapters that it uses.
-get_model = lru_cache(maxsize=2)(make_model)
 
 
 def get_layout(model: AdapterModel) -> Layout:
@@ -119,10 +158,22 @@ def get_layout(model: AdapterModel) -> Layout:
     return Layout({key: tuple(p.shape) for key, p in model.adapter_parameters().items()})
 
 
+def get_layouts(settings: Settings, model: AdapterModel) -> dict[str, Layout]:
+    """Return, by name, the layouts of tiers whose own models hold parts of the tensors."""
+    whole = Cut(settings.adapter_rank)
+    cuts = {tier.name: get_cut(settings, tier.name) for tier in get_tiers(settings)}
+    layouts = {
+        cut: get_layout(make_model(settings, model.num_classes, cut))
+        for cut in set(cuts.values()) - {whole}
+    }
+    return {name: layouts[cut] for name, cut in cuts.items() if cut != whole}
+
+
 @lru_cache(maxsize=4)
 def get_tiers(settings: Settings) -> tuple[Tier, ...]:
     """Return the tiers, with depths in blocks of the backbone."""
-    return parse_tiers(settings.tiers, get_backbone(settings).depth)
+    rank = settings.adapter_rank if settings.adapter in RANKED else 0
+    return parse_tiers(settings.tiers, get_backbone(settings).depth, rank)
 
 
 def get_normalisation(
@@ -166,6 +217,7 @@ def describe_adapters(
     source: Source | None,
     classes: tuple[str, ...],
     exits: tuple[int, ...],
+    model: AdapterModel,
 ) -> dict[str, Any]:
     """Return what `models.load_exported` needs to build the model of some adapters again."""
     mean, std = get_normalisation(settings, source)
@@ -175,9 +227,8 @@ def describe_adapters(
         "fingerprint": get_backbone(settings).fingerprint,
         "image-size": get_backbone(settings).image_size,
         "exits": ",".join(map(str, exits)) + ",",
-        "adapter": settings.adapter,
-        "adapter-rank": settings.adapter_rank,
-        "options": settings.method_options(),
+        "adapter": asdict(model.adapter),
+        "options": {**settings.method_options(), **model.own_options},
         "classes": list(classes),
         "mean": list(mean),
         "std": list(std),

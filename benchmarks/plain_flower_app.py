@@ -39,7 +39,7 @@ def build(folder: str) -> AdapterModel:
     """Read the backbone from disk and put adapters and a head on it."""
     backbone = load_backbone.__wrapped__(f"{folder}/vit", 96)
     return build_model(
-        "exits", backbone, (backbone.depth,), CLASSES, adapter=AdapterSpec("parallel", 8)
+        "exits", backbone, (backbone.depth,), CLASSES, adapter=AdapterSpec("lora", 8)
     )
 
 

@@ -2,8 +2,8 @@
 
 ``python benchmarks/simulation.py [--clients 20 200] [--images 8 32] [--runs RUN ...]``
 
-All train the same adapters (rank 8 beside both branches of every block, and a head) on a ViT-Tiny
-at 96 px, 10 clients in a round, one epoch, one thread per client:
+All train the same adapters (LoRA of rank 8 on q and v of every block, and a head) on a ViT-Tiny at
+96 px, 10 clients in a round, one epoch, one thread per client:
 
 * the limit: the bare training step on ready tensors, in as many processes as train at a time;
 * ``plain``: a Flower app as tutorials write it (`plain_flower_app.py`), on Ray;
@@ -43,7 +43,13 @@ SETTINGS = {
     "checkpoint-every": 1000,
 }
 METHODS: dict[str, dict[str, Any]] = {
-    "adapters": {"method": "exits", "exits": "1", "adapter": "parallel", "adapter-rank": 8},
+    "adapters": {
+        "method": "exits",
+        "exits": "1",
+        "adapter": "lora",
+        "adapter-rank": 8,
+        "adapter-alpha": 16.0,
+    },
     "frozen": {"method": "exits", "exits": "1"},
 }
 
@@ -124,9 +130,7 @@ def time_bare_step(images: int, steps: int) -> float:
 
     torch.set_num_threads(1)
     backbone = vit_tiny(96)
-    model = build_model(
-        "exits", backbone, (backbone.depth,), 100, adapter=AdapterSpec("parallel", 8)
-    )
+    model = build_model("exits", backbone, (backbone.depth,), 100, adapter=AdapterSpec("lora", 8))
     pixels = torch.randn(images, 3, backbone.image_size, backbone.image_size)
     step = make_step(model, pixels, torch.arange(images) % 100, backbone.depth)
     times = []

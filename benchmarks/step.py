@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from models import AdapterModel, Backbone, build_model, load_backbone
 
 VIT_TINY = "ViT-Tiny/16"
-LIMITS = {"exits": 1.1, "accumulator": 2.4}
+LIMITS = {"exits": 1.1, "depthfl": 1.1, "accumulator": 2.4, "reefl": 2.4}
 CLASSES = 100
 
 
@@ -57,6 +57,7 @@ def make_step(
 ) -> Callable[[], None]:
     """Return a function that trains one step, as client_app/training.py does."""
     model.set_trained(list(model.units))
+    model.begin_round(1)
     parameters = list(model.adapter_parameters().values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 

@@ -11,11 +11,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
+from client_app.dyn import DynTerm
 from client_app.node import LocalNode, local_node
 from client_app.personal import save_personal
 from client_app.training import Trainer, get_trainer
 from data import DataError
-from models import ModelError
+from models import ExitScores, ModelError
 from settings import Settings, SettingsError
 from strategies import FROZEN, PROFILE, REPORT, WIRE_DTYPES, Profile, StrategyError, wire_codec
 from wiring import get_layout, read_settings
@@ -52,6 +53,9 @@ def train(message: Message, context: Context, settings: Settings) -> RecordDict:
     node = local_node(context, settings)
     trainer, depth = _load(message, node, settings)
     units = list(message.content["arrays"])
+    term = None
+    if settings.server_optimizer == "dyn":
+        term = DynTerm(trainer.model, units, settings.dyn_alpha, context.state)
     result = trainer.train(
         units,
         depth,
@@ -60,7 +64,10 @@ def train(message: Message, context: Context, settings: Settings) -> RecordDict:
         server_round=int(_config(message)["server-round"]),
         client_key=node.client_key,
         epochs=settings.local_epochs,
+        term=term,
     )
+    if term is not None:
+        term.remember(context.state)
     layout = get_layout(trainer.model)
     vectors = layout.flatten(trainer.model.adapter_arrays(units), units)
     arrays = ArrayRecord({unit: layout.to_array(unit, vectors[unit]) for unit in units})
@@ -82,11 +89,19 @@ def evaluate(message: Message, context: Context, settings: Settings) -> RecordDi
 
 
 def personalise(message: Message, context: Context, settings: Settings) -> RecordDict:
-    """Train what came for this node alone; score before and after. Only the scores are sent."""
+    """Train what came for this node alone; score it before, and after each epoch.
+
+    Only the scores are sent.
+    """
     node = local_node(context, settings)
     trainer, depth = _load(message, node, settings)
     units = list(message.content["arrays"])
-    before = trainer.predictor.score(node.test, node.test_transform, depth)
+    scores: list[ExitScores] = []
+
+    def score() -> None:
+        scores.append(trainer.predictor.score(node.test, node.test_transform, depth))
+
+    score()
     trainer.train(
         units,
         depth,
@@ -95,15 +110,16 @@ def personalise(message: Message, context: Context, settings: Settings) -> Recor
         server_round=settings.rounds + 1,  # random numbers that no round has drawn
         client_key=node.client_key,
         epochs=settings.personalise_epochs,
-        rate=settings.learning_rate,
+        rate=settings.personalise_rate or settings.learning_rate,
+        after_epoch=score,
     )
-    after = trainer.predictor.score(node.test, node.test_transform, depth)
     if node.personal_dir:
-        save_personal(node, settings, trainer.model, depth)
+        save_personal(node, settings, trainer.model, depth, scores[-1])
     metrics = {
-        "accuracy-before": before.last,
-        "accuracy": after.last,
-        "num-examples": after.examples,
+        "accuracy-before": scores[0].last,
+        **{f"accuracy-epoch-{n}": found.last for n, found in enumerate(scores[1:], 1)},
+        "accuracy": scores[-1].last,
+        "num-examples": scores[-1].examples,
     }
     return RecordDict({"metrics": MetricRecord({**metrics})})
 
@@ -114,11 +130,11 @@ def _config(message: Message) -> Any:
 
 def _load(message: Message, node: LocalNode, settings: Settings) -> tuple[Trainer, int]:
     """Put the message's adapters into the process's model; return its trainer and the depth."""
-    trainer, config = get_trainer(settings, node.num_classes), _config(message)
+    trainer, config = get_trainer(settings, node.num_classes, node.tier), _config(message)
     layout = get_layout(trainer.model)
     if layout.fingerprint() != config["layout"]:
         raise SettingsError(
-            "the server's adapters are others than this node's: both need the same method, "
+            "the server's adapters are others than this node's: both need the same method, tiers, "
             f"backbone and classes (here {node.num_classes}; set classes to name them)."
         )
     if config.get("backbone") not in (None, trainer.model.backbone.fingerprint):

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from flwr.app import Context
 
-from data import BatchTransform, ImageSet, Part, Source, partition, split_client
+from data import (
+    BatchTransform,
+    ImageSet,
+    Part,
+    Source,
+    partition,
+    partition_test,
+    split_client,
+)
 from settings import Settings, SettingsError
 from strategies import assign_tiers
 from wiring import get_source, get_tiers, get_transform
@@ -97,8 +106,16 @@ def _real_node(
 @lru_cache(maxsize=10_000)
 def _simulated_node(key: str, tier: str, number: int, total: int, settings: Settings) -> LocalNode:
     source = get_source(settings, settings.data_dir)
-    own = Part(source.train, _partitions(source, settings, total)[number])
-    train, test = _split(own, settings, number)
+    own = Part(source.train, _partitions(source.train, None, settings, total)[number])
+    if settings.client_test == "split":
+        train, test = _split(own, settings, number)
+    elif source.test is None:
+        raise SettingsError(
+            f"client-test: dataset '{settings.dataset}' has no test set here; set it to split."
+        )
+    else:
+        parts = _partitions(source.train, source.test, settings, total)
+        train, test = own, Part(source.test, parts[number])
     return _node(key, tier, train, test, source, settings, settings.personal_dir)
 
 
@@ -138,10 +155,13 @@ def _split(part: Part, settings: Settings, number: int) -> tuple[Part, Part]:
     return Part(part.images, part.positions[train]), Part(part.images, part.positions[test])
 
 
-def _partitions(source: Source, settings: Settings, total: int) -> list[np.ndarray]:
-    """Split the data among `total` clients, once per process."""
+def _partitions(
+    train: ImageSet, test: ImageSet | None, settings: Settings, total: int
+) -> list[np.ndarray]:
+    """Divide the training set, or the test set that is given, among `total` clients."""
     return _cached_partitions(
-        source.train,
+        train,
+        test,
         settings.partition,
         total,
         settings.alpha,
@@ -152,11 +172,18 @@ def _partitions(source: Source, settings: Settings, total: int) -> list[np.ndarr
 
 @lru_cache(maxsize=4)
 def _cached_partitions(
-    images: ImageSet, kind: str, total: int, alpha: float, classes_per_client: int, seed: int
+    train: ImageSet,
+    test: ImageSet | None,
+    kind: str,
+    total: int,
+    alpha: float,
+    classes_per_client: int,
+    seed: int,
 ) -> list[np.ndarray]:
-    return partition(
-        images, kind, total, alpha=alpha, classes_per_client=classes_per_client, seed=seed
-    )
+    options: Any = {"alpha": alpha, "classes_per_client": classes_per_client, "seed": seed}
+    if test is None:
+        return partition(train, kind, total, **options)
+    return partition_test(test, train, kind, total, **options)
 
 
 def _tier(context: Context, settings: Settings) -> str:

@@ -6,13 +6,17 @@ from pathlib import Path
 from urllib.parse import quote
 
 from client_app.node import LocalNode
-from models import SHARED, AdapterModel, block_unit, write_exported
+from models import AdapterModel, ExitScores, write_exported
 from settings import Settings, SettingsError
 from wiring import describe_adapters
 
 
-def save_personal(node: LocalNode, settings: Settings, model: AdapterModel, depth: int) -> None:
+def save_personal(
+    node: LocalNode, settings: Settings, model: AdapterModel, depth: int, scores: ExitScores
+) -> None:
     """Write a client's adapters to ``<personal-dir>/<client key>/``, as a run's are written.
+
+    `scores` are those of the client's own test part, for the model card.
 
     Raises
     ------
@@ -22,12 +26,12 @@ def save_personal(node: LocalNode, settings: Settings, model: AdapterModel, dept
     # A client key may be any text; its folder stays in the folder.
     name = quote(node.client_key, safe="").replace(".", "%2E")
     folder = Path(node.personal_dir).expanduser() / name
-    # The model that is built from them ends at its last exit; a tier may be deeper.
-    exits = model.reach(depth)
-    tensors = model.adapter_arrays([SHARED, *map(block_unit, range(1, exits[-1] + 1))])
+    exits, tensors = model.ending_at(depth)
     try:
-        description = describe_adapters(settings, node.source, node.source.train.classes, exits)
-        write_exported(folder, tensors, description)
+        description = describe_adapters(
+            settings, node.source, node.source.train.classes, exits, model
+        )
+        write_exported(folder, tensors, description, scores.accuracy)
     except OSError as error:
         raise SettingsError(
             f"personal-dir: {folder} cannot be written to ({error.strerror}); give another folder."

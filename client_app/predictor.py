@@ -116,7 +116,7 @@ class Predictor:
             chosen = order[start : start + batch_size]
             with self._autocast():
                 if self.cache is not None and features is not None:
-                    logits = self.cache.model.predict_from(features[chosen])
+                    logits = self.cache.model.predict_from(features[chosen], depth)
                 else:
                     pixels = transform(part.images.images[part.positions[chosen]])
                     logits = self.model(pixels, depth)

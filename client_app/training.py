@@ -6,6 +6,7 @@ import math
 import resource
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -13,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from client_app.dyn import DynTerm
 from client_app.predictor import Predictor
 from data import BatchTransform, Part, epoch_order
 from models import AdapterModel
 from settings import Settings
-from wiring import get_model, uses_bfloat16
+from wiring import Cut, get_cut, make_model, uses_bfloat16
 
 KEPT_OPTIMIZERS = 8
 
@@ -47,11 +49,16 @@ def client_seed(settings: Settings, server_round: int, client_key: str) -> int:
 
 
 def learning_rate(settings: Settings, server_round: int) -> float:
-    """Return the learning rate of a round (from 1): constant, or half a cosine to near zero."""
+    """Return the learning rate of a round (from 1): constant, or half a cosine to near zero.
+
+    The first round has the whole rate. Where published code counts the same cosine from round 1
+    on (ReeFL's), its rates are those of this schedule one round later.
+    """
     if settings.schedule == "constant":
         return settings.learning_rate
     progress = (server_round - 1) / settings.rounds
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    cosine = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    return max(settings.minimum_rate, cosine)
 
 
 def make_optimizer(settings: Settings, trained: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
@@ -120,11 +127,15 @@ class Trainer:
         client_key: str,
         epochs: int,
         rate: float | None = None,
+        after_epoch: Callable[[], None] | None = None,
+        term: DynTerm | None = None,
     ) -> TrainingResult:
         """Train the units on a part of the data, at the round's learning rate or another.
 
         Gradients exist for these units alone, so autograd records nothing below the lowest of
-        them, and blocks above the last exit within `depth` do not run.
+        them, and blocks above the last exit within `depth` do not run. `after_epoch` looks at the
+        model as it is after each epoch; it must neither train it nor draw random numbers. `term`
+        is a part of the loss, but not of the losses that are reported.
         """
         start = time.perf_counter()
         self.model.train()
@@ -150,11 +161,18 @@ class Trainer:
                     optimizer.zero_grad()
                     loss = self.model.loss(logits, labels)
                     loss.backward()
+                    if term is not None:
+                        term.add_gradient()
+                    if self.settings.clip_value:
+                        nn.utils.clip_grad_value_(trained.values(), self.settings.clip_value)
                     if self.settings.clip_norm:
                         nn.utils.clip_grad_norm_(list(trained.values()), self.settings.clip_norm)
                     optimizer.step()
                     _add_scores(scores, loss, logits, labels)
                     seen += len(labels)
+                if after_epoch is not None:
+                    after_epoch()
+                    self.model.train()
         optimizer.zero_grad()
         changed = {k.split(".")[0] for k, old in before.items() if not torch.equal(old, trained[k])}
         metrics = {key: float(total) / seen for key, total in scores.items()}
@@ -175,10 +193,19 @@ def make_predictor(model: AdapterModel, settings: Settings) -> Predictor:
     )
 
 
+def get_trainer(settings: Settings, num_classes: int, tier: str) -> Trainer:
+    """Return the process's trainer of a tier's model; each message brings the adapters it uses."""
+    cut, trainers = get_cut(settings, tier), _trainers(settings, num_classes)
+    if cut not in trainers:
+        trainers[cut] = Trainer(make_model(settings, num_classes, cut), settings)
+    return trainers[cut]
+
+
 @lru_cache(maxsize=2)
-def get_trainer(settings: Settings, num_classes: int) -> Trainer:
-    """Return the process's trainer; each message brings all the adapters that it uses."""
-    return Trainer(get_model(settings, num_classes), settings)
+def _trainers(settings: Settings, num_classes: int) -> dict[Cut, Trainer]:
+    """Return where the trainers of a run are kept between messages."""
+    del settings, num_classes
+    return {}
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Image data: sources, their partition among clients, and the transform to a model's input."""
 
 from .image_set import DataError, ImageSet, Part, Source
-from .partitions import PARTITIONS, partition
+from .partitions import PARTITIONS, partition, partition_test
 from .sampling import SAMPLINGS, epoch_order
 from .sources import SourceLoader, load_source, register_source, source_names
 from .split import split_client
@@ -20,6 +20,7 @@ __all__ = [
     "epoch_order",
     "load_source",
     "partition",
+    "partition_test",
     "register_source",
     "source_names",
     "split_client",

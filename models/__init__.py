@@ -1,21 +1,26 @@
 """Frozen backbones and what is trained on them: one file per method."""
 
 from .accumulator import AccumulatorModel
-from .adapters import ADAPTERS, AdapterSpec
+from .adapters import ADAPTERS, RANKED, AdapterSpec, parse_targets
 from .anytime import AnytimeClassifier, Prediction
 from .backbone import BUILTIN, Backbone, Block, ModelError, load_backbone
 from .base import EMBED, SHARED, AdapterModel, ExitHead, FixedFeaturesModel, State, block_unit
 from .cost import ExitCost, anytime_profile
+from .depthfl import DepthflModel
 from .evaluation import ExitScores, score_exits
 from .exits import ExitsModel
 from .exported import load_exported, write_exported
+from .inclusivefl import InclusiveflModel
+from .reefl import ReeflModel
 from .registry import METHODS, build_model, parse_exits
+from .scalefl import ScaleflModel
 
 __all__ = [
     "ADAPTERS",
     "BUILTIN",
     "EMBED",
     "METHODS",
+    "RANKED",
     "SHARED",
     "AccumulatorModel",
     "AdapterModel",
@@ -23,13 +28,17 @@ __all__ = [
     "AnytimeClassifier",
     "Backbone",
     "Block",
+    "DepthflModel",
     "ExitCost",
     "ExitHead",
     "ExitScores",
     "ExitsModel",
     "FixedFeaturesModel",
+    "InclusiveflModel",
     "ModelError",
     "Prediction",
+    "ReeflModel",
+    "ScaleflModel",
     "State",
     "anytime_profile",
     "block_unit",
@@ -37,6 +46,7 @@ __all__ = [
     "load_backbone",
     "load_exported",
     "parse_exits",
+    "parse_targets",
     "score_exits",
     "write_exported",
 ]

@@ -18,62 +18,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .backbone import Backbone
 from .base import SHARED, AdapterModel, ExitHead, State, block_unit
-from .initialisation import init_linear
+from .history import HistoryAttention, Tokens, bottleneck
 
 # (width of attention, hidden width of the MLP) for a backbone of width D; "bottleneck" is the
 # size of ReeFL's module, which makes the two methods comparable.
-SIZES = {
-    "bottleneck": lambda width: (16, int(width * 1.35)),
-    "full": lambda width: (width, 4 * width),
-}
-HEADS = 8
+SIZES = {"bottleneck": bottleneck, "full": lambda width: (width, 4 * width)}
 
 
-class Accumulator(nn.Module):
-    """One pre-norm attention block over the history of class tokens.
+class Accumulator(HistoryAttention):
+    """Attention over the history whose residual branches start at zero.
 
-    Only two of its outputs are ever used, those of the learned token (first) and of the current
-    block (last), so queries and the MLP run for these two alone; with a single layer that changes
-    nothing else.
+    So the pass of round 0 is the pretrained one exactly.
     """
 
     def __init__(self, width: int, size: str) -> None:
-        super().__init__()
-        inner, hidden = SIZES[size](width)
-        self.heads = HEADS if inner % HEADS == 0 else 1
-        self.norm1 = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * inner)
-        self.out = nn.Linear(inner, width)
-        self.norm2 = nn.LayerNorm(width)
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, width)
-        self.apply(init_linear)
-        # Both residual branches start at zero: round 0 is the pretrained pass exactly.
+        super().__init__(width, *SIZES[size](width))
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.down.weight)
-
-    def forward(self, history: Tensor) -> Tensor:
-        """Map the history ``(B, n, D)`` to its first and last output, ``(B, 2, D)``."""
-        batch, count, _ = history.shape
-        qkv = self.qkv(self.norm1(history)).view(batch, count, 3, self.heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, n, inner / heads) each
-        mixed = functional.scaled_dot_product_attention(query[:, :, :: count - 1], key, value)
-        tokens = history[:, :: count - 1] + self.out(mixed.transpose(1, 2).flatten(2))
-        return tokens + self.down(functional.gelu(self.up(self.norm2(tokens))))
-
-
-class Tokens(nn.Module):
-    """The learned token ``(1, D)`` and the depth embedding ``(L + 1, D)``, row 0 the token's."""
-
-    def __init__(self, width: int, depth: int) -> None:
-        super().__init__()
-        self.query = nn.Parameter(torch.empty(1, width))
-        self.depth = nn.Parameter(torch.zeros(depth + 1, width))
-        nn.init.trunc_normal_(self.query, std=0.02)
 
 
 class AccumulatorModel(AdapterModel):
@@ -132,9 +96,7 @@ class AccumulatorModel(AdapterModel):
     def begin(self, images: Tensor) -> State:
         """Embed the images; the history begins with the learned token."""
         (tokens,) = super().begin(images)
-        learned = self.part(SHARED, "tokens")
-        query = (learned.query + learned.depth[:1]).expand(len(tokens), 1, -1)
-        return tokens, query
+        return tokens, self.part(SHARED, "tokens").learned(len(tokens))
 
     def advance(self, state: State, block: int) -> tuple[State, Tensor | None]:
         """Run a block in the modulated pass; the state holds ``(B, 1, D)`` for each before it."""

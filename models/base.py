@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .adapters import UNADAPTED, AdapterSpec, build_adapter
+from .adapters import UNADAPTED, Adapter, AdapterSpec, build_adapter
 from .backbone import Backbone, Block, ModelError
 from .initialisation import init_linear
 
@@ -57,9 +57,12 @@ class AdapterModel(nn.Module, ABC):
     ----------
     row_keys : tuple[str, ...]
         Keys of tensors whose first axis counts blocks: row b belongs to block b, row 0 to all.
+    own_options : dict[str, Any]
+        What `tier_options` gave for a model that is a tier's own.
     """
 
     row_keys: tuple[str, ...] = ()
+    own_options: Mapping[str, Any] = {}
 
     def __init__(
         self,
@@ -103,18 +106,19 @@ class AdapterModel(nn.Module, ABC):
             self._blocks.append(recipe.block(frozen))
             if self._blocks[-1] is not frozen:
                 parts[block_unit(block)]["adapter"] = self._blocks[-1]
-        self.units = nn.ModuleDict(
-            {unit: nn.ModuleDict(modules) for unit, modules in parts.items() if modules}
-        )
+        parts |= self.further_units(recipe)
+        for modules in parts.values():
+            modules |= {n: recipe.head(m) for n, m in modules.items() if isinstance(m, ExitHead)}
         self._parts = {(unit, name): m for unit, ms in parts.items() for name, m in ms.items()}
+        self.units = nn.ModuleDict(
+            {
+                unit: nn.ModuleDict({n: getattr(m, "trained", m) for n, m in modules.items()})
+                for unit, modules in parts.items()
+                if modules
+            }
+        )
         # Looked up for every message; walking the modules anew would take longer than a small step.
-        # An adapted block holds the backbone's own tensors, too.
-        frozen_tensors = {id(tensor) for tensor in backbone.parameters()}
-        self._adapters = {
-            key: tensor
-            for key, tensor in self.units.named_parameters()
-            if id(tensor) not in frozen_tensors
-        }
+        self._adapters = dict(self.units.named_parameters())
 
     @abstractmethod
     def shared_parts(self) -> dict[str, nn.Module]:
@@ -123,6 +127,21 @@ class AdapterModel(nn.Module, ABC):
     @abstractmethod
     def block_parts(self, block: int) -> dict[str, nn.Module]:
         """Build the method's own trained modules of a block (counted from 1)."""
+
+    @classmethod
+    def tier_options(cls, exits: tuple[int, ...], depth: int) -> dict[str, Any]:
+        """Return options that build the model a tier of `depth` blocks trains.
+
+        By default none: all tiers have the same model, and run as much of it as they can. A method
+        may give tiers models of their own, whose tensors are leading parts of the bank's.
+        """
+        del exits, depth
+        return {}
+
+    def further_units(self, recipe: Adapter) -> dict[str, dict[str, nn.Module]]:
+        """Build units beside ``shared`` and those of the blocks, which are there; none here."""
+        del recipe
+        return {}
 
     def begin(self, images: Tensor) -> State:
         """Embed images ``(B, 3, S, S)``: the state before the first block."""
@@ -203,6 +222,15 @@ class AdapterModel(nn.Module, ABC):
             if units is None or key.split(".")[0] in units
         }
 
+    def ending_at(self, depth: int) -> tuple[tuple[int, ...], dict[str, np.ndarray]]:
+        """Copy out the model of a device of this depth: its exits, and its tensors by key.
+
+        A model built anew with these exits takes these tensors.
+        """
+        exits = self.reach(depth)
+        above = {block_unit(block) for block in range(exits[-1] + 1, self.exits[-1] + 1)}
+        return exits, self.adapter_arrays(self.units.keys() - above)
+
     def load_adapters(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Copy tensors into the adapters, in place; others stay.
 
@@ -244,5 +272,5 @@ class FixedFeaturesModel(AdapterModel):
         """Return what the heads within `depth` read, ``(B, exits, D)``, without gradients."""
 
     @abstractmethod
-    def predict_from(self, features: Tensor) -> dict[int, Tensor]:
-        """Return the logits by exit from `features`."""
+    def predict_from(self, features: Tensor, depth: int | None = None) -> dict[int, Tensor]:
+        """Return from the `features` of a depth what `forward` returns for it."""

@@ -26,14 +26,18 @@ class ExitsModel(FixedFeaturesModel):
             return {}
         return {"head": ExitHead(self.backbone.width, self.num_classes)}
 
+    def head(self, block: int) -> nn.Module:
+        """Return the head after a block that is an exit."""
+        head: nn.Module = self.part(block_unit(block), "head")
+        return head
+
     def advance(self, state: State, block: int) -> tuple[State, Tensor | None]:
         """Run the frozen block and read the exit off the class token."""
         (tokens,) = state
-        unit = block_unit(block)
         tokens = self.block(block)(tokens)
         if block not in self.exits:
             return (tokens,), None
-        return (tokens,), self.part(unit, "head")(self.backbone.read_out(tokens))
+        return (tokens,), self.head(block)(self.backbone.read_out(tokens))
 
     @property
     def has_fixed_features(self) -> bool:
@@ -51,9 +55,10 @@ class ExitsModel(FixedFeaturesModel):
                 found.append(self.backbone.read_out(tokens))
         return torch.stack(found, dim=1)
 
-    def predict_from(self, features: Tensor) -> dict[int, Tensor]:
+    def predict_from(self, features: Tensor, depth: int | None = None) -> dict[int, Tensor]:
         """Apply the heads to kept class tokens."""
+        del depth
         return {
-            block: self.part(block_unit(block), "head")(tokens)
+            block: self.head(block)(tokens)
             for block, tokens in zip(self.exits, features.unbind(1), strict=False)
         }

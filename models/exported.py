@@ -14,24 +14,27 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from .adapters import AdapterSpec
+from .adapters import AdapterSpec, parse_targets
 from .backbone import ModelError, load_backbone
 from .base import AdapterModel
+from .card import hub_id, model_card
+from .peft_form import CONFIG, WEIGHTS, join_lora, peft_config, split_lora
 from .registry import build_model, parse_exits
 
-FORMAT = 1
-TENSORS = "adapters.safetensors"
+FORMAT = 2
+TENSORS = "exits.safetensors"  # all trained tensors but LoRA, which is in peft's own file
 DESCRIPTION = "adapters.json"
+CARD = "README.md"
 FIELDS: dict[str, type] = {
     "method": str,
     "backbone": str,
     "image-size": int,
     "exits": str,
-    "adapter": str,
-    "adapter-rank": int,
+    "adapter": dict,
     "options": dict,
     "classes": list,
 }
+ADAPTER_FIELDS: dict[str, type] = {"kind": str, "rank": int, "scaling": float, "targets": list}
 
 
 @dataclass(frozen=True)
@@ -55,23 +58,54 @@ class Exported:
 
 
 def write_exported(
-    folder: str | Path, tensors: Mapping[str, np.ndarray], description: Mapping[str, Any]
+    folder: str | Path,
+    tensors: Mapping[str, np.ndarray],
+    description: Mapping[str, Any],
+    accuracy: Mapping[int, float],
 ) -> None:
-    """Write tensors and a description with the keys of `FIELDS`, each beside and renamed.
+    """Write the trained tensors, what describes them, and a model card.
+
+    Each file is written beside and renamed. LoRA goes into files of its own, which peft reads.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made where it is not there.
+    tensors : Mapping[str, np.ndarray]
+        By their keys in the bank.
+    description : Mapping[str, Any]
+        With the keys of `FIELDS`.
+    accuracy : Mapping[int, float]
+        By exit, for the card; may be empty.
 
     Raises
     ------
     OSError
         When the folder cannot be written to.
     """
+    adapter = AdapterSpec(**description["adapter"])
+    lora, others = split_lora(tensors) if adapter.kind == "lora" else ({}, dict(tensors))
+    files = {TENSORS: save(others)}
+    if lora:
+        config = peft_config(adapter, lora, hub_id(description["backbone"]))
+        # transformers wants to read which framework the tensors are of.
+        files |= {WEIGHTS: save(lora, {"format": "pt"}), CONFIG: _json(config)}
+    files |= {
+        CARD: model_card(description, accuracy).encode(),
+        DESCRIPTION: _json({"format": FORMAT, **description}),
+    }
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f".{TENSORS}"
-    beside.write_bytes(save(dict(tensors)))
-    os.replace(beside, folder / TENSORS)
-    beside = folder / f".{DESCRIPTION}"
-    beside.write_text(json.dumps({"format": FORMAT, **description}, indent=1) + "\n")
-    os.replace(beside, folder / DESCRIPTION)
+    for name, content in files.items():
+        beside = folder / f".{name}"
+        beside.write_bytes(content)
+        os.replace(beside, folder / name)
+    for name in {WEIGHTS, CONFIG} - files.keys():
+        (folder / name).unlink(missing_ok=True)  # of adapters that were here before
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def load_exported(folder: str | Path, backbone: str | None = None) -> Exported:
@@ -80,7 +114,8 @@ def load_exported(folder: str | Path, backbone: str | None = None) -> Exported:
     Parameters
     ----------
     folder : str or Path
-        Holds ``adapters.safetensors`` and ``adapters.json``.
+        Holds ``adapters.json``, ``exits.safetensors``, and with LoRA
+        ``adapter_model.safetensors``.
     backbone : str, optional
         As for `load_backbone`; where the run's own name does not lead to the weights.
 
@@ -91,7 +126,7 @@ def load_exported(folder: str | Path, backbone: str | None = None) -> Exported:
     """
     folder = Path(folder).expanduser()
     description = _read_description(folder)
-    tensors = _read_tensors(folder)
+    adapter = _read_adapter(description["adapter"], folder / DESCRIPTION)
     classes = tuple(description["classes"])
     frozen = load_backbone(backbone or description["backbone"], description["image-size"])
     if description.get("fingerprint", frozen.fingerprint) != frozen.fingerprint:
@@ -106,7 +141,7 @@ def load_exported(folder: str | Path, backbone: str | None = None) -> Exported:
             frozen,
             exits,
             len(classes),
-            adapter=AdapterSpec(description["adapter"], description["adapter-rank"]),
+            adapter=adapter,
             **description["options"],
         )
     except (TypeError, KeyError) as error:
@@ -114,10 +149,14 @@ def load_exported(folder: str | Path, backbone: str | None = None) -> Exported:
             f"adapters: the options in {folder / DESCRIPTION} are none of the method "
             f"'{description['method']}' ({error}); export the run again."
         ) from None
-    if missing := model.adapter_parameters().keys() - tensors.keys():
+    keys = model.adapter_parameters().keys()
+    tensors = _read_tensors(folder / TENSORS)
+    if adapter.kind == "lora":
+        tensors |= join_lora(_read_tensors(folder / WEIGHTS), keys)
+    if missing := keys - tensors.keys():
         raise ModelError(
-            f"adapters: {folder / TENSORS} lacks '{min(missing)}'; check that the backbone is the "
-            "one it was trained on, or export the run again."
+            f"adapters: the files in {folder} lack '{min(missing)}'; check that the backbone is "
+            "the one they were trained on, or export the run again."
         )
     model.load_adapters(tensors)
     return Exported(
@@ -146,20 +185,33 @@ def _read_description(folder: Path) -> dict[str, Any]:
             f"adapters: {file} has format {found}, this version reads {FORMAT}; use the version "
             "that wrote it."
         )
-    for key, kind in FIELDS.items():
-        if key not in description:
-            raise ModelError(f"adapters: {file} lacks '{key}'; give the adapters/ of a run.")
-        if type(description[key]) is not kind:
-            raise ModelError(
-                f"adapters: '{key}' in {file} is {description[key]!r}, which is no "
-                f"{kind.__name__}; export the run again."
-            )
+    _check_fields(description, FIELDS, file)
     names = description["classes"]
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise ModelError(f"adapters: 'classes' in {file} are not names, each once; correct them.")
     if description["image-size"] < 1:
         raise ModelError(f"adapters: 'image-size' in {file} is below 1; export the run again.")
     return description
+
+
+def _check_fields(found: dict[str, Any], fields: dict[str, type], file: Path) -> None:
+    for key, kind in fields.items():
+        if key not in found:
+            raise ModelError(f"adapters: {file} lacks '{key}'; give the adapters/ of a run.")
+        if type(found[key]) is not kind:
+            raise ModelError(
+                f"adapters: '{key}' in {file} is {found[key]!r}, which is no {kind.__name__}; "
+                "export the run again."
+            )
+
+
+def _read_adapter(found: dict[str, Any], file: Path) -> AdapterSpec:
+    """Check the field `adapter` of a description."""
+    _check_fields(found, ADAPTER_FIELDS, file)
+    if not math.isfinite(found["scaling"]):
+        raise ModelError(f"adapters: 'scaling' in {file} is not finite; export the run again.")
+    targets = parse_targets(",".join(map(str, found["targets"])))
+    return AdapterSpec(found["kind"], found["rank"], found["scaling"], targets)
 
 
 def _normalisation(
@@ -177,9 +229,8 @@ def _normalisation(
     return tuple(values)
 
 
-def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Read adapters.safetensors; every number must be a finite float."""
-    file = folder / TENSORS
+def _read_tensors(file: Path) -> dict[str, np.ndarray]:
+    """Read a file of tensors; every number must be a finite float."""
     try:
         tensors = load_file(file)
     except FileNotFoundError:

@@ -10,11 +10,20 @@ from .accumulator import AccumulatorModel
 from .adapters import UNADAPTED, AdapterSpec
 from .backbone import Backbone, ModelError
 from .base import AdapterModel
+from .depthfl import DepthflModel
 from .exits import ExitsModel
+from .inclusivefl import InclusiveflModel
+from .reefl import ReeflModel
+from .scalefl import ScaleflModel
 
 METHODS: dict[str, type[AdapterModel]] = {
     "accumulator": AccumulatorModel,
+    "depthfl": DepthflModel,
+    "exclusivefl": ExitsModel,
     "exits": ExitsModel,
+    "inclusivefl": InclusiveflModel,
+    "reefl": ReeflModel,
+    "scalefl": ScaleflModel,
 }
 
 

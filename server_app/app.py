@@ -88,7 +88,7 @@ def run(
         strategy.completed_rounds = checkpoint.server_round
     initial = model.adapter_arrays()
     source = central_source(settings)
-    description = describe_adapters(settings, source, names, model.exits)
+    description = describe_adapters(settings, source, names, model.exits, model)
     evaluate = central_evaluation(settings, model, source)
     prepare_folder(output, settings, keep=output == resumed)
     history, progress = History(output, settings), ProgressLine()
@@ -108,12 +108,13 @@ def run(
                 evaluate_config=ConfigRecord({"backbone": model.backbone.fingerprint}),
                 evaluate_fn=evaluate,
             )
-        tensors = {key: array.numpy() for key, array in result.arrays.items()}
-        write_exported(output / "adapters", tensors, description)
         write_json(output / "anytime.json", anytime_profile(model))
         if simulated:
             write_json(output / "partition.json", partition_table(settings, names))
         summary = write_summary(settings, strategy, model, output)
+        tensors = {key: array.numpy() for key, array in result.arrays.items()}
+        scores = {e: summary["accuracy"][str(e)] for e in model.exits if summary["accuracy"]}
+        write_exported(output / "adapters", tensors, description, scores)
         if settings.report:
             write_report(output)
     print_summary(summary, output)
@@ -217,7 +218,8 @@ def write_summary(
         read_rows(output / "metrics.jsonl"),
         read_rows(output / "clients.jsonl"),
         trainable={
-            name: sum(layout.size(unit) for unit in plan.trained) for name, plan in plans.items()
+            name: sum((plan.layout or layout).size(unit) for unit in plan.trained)
+            for name, plan in plans.items()
         },
         full_model_parameters=get_backbone(settings).num_parameters() + adapters,
         bytes_per_number=BYTES_PER_NUMBER[settings.wire_dtype],

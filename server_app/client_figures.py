@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from server_app.history import Row, last_evaluation
 from server_app.plotting import (
     FONT,
+    INK,
     MOST_BARS,
     MUTED,
     TEXT,
@@ -93,6 +94,29 @@ def personalisation(clients: Sequence[Row], tiers: Sequence[str]) -> Figure | No
         f"for {sum(gain < 0 for gain in gains):,}"
     )
     return figure
+
+
+def personal_epochs(personal: Row | None, tiers: Sequence[str]) -> Figure | None:
+    """Draw accuracies over the epochs of a personalisation: of all, the worst tenth, each tier.
+
+    `personal` is that part of summary.json; one epoch makes no line.
+    """
+    if personal is None or len(personal.get("by-epoch", {})) < 2:
+        return None
+    found = [personal["before"], *personal["by-epoch"].values()]
+    named = [("all clients", "mean", INK), ("worst tenth", "worst-decile", MUTED)]
+    named += [
+        (shorten(tier), tier, colour)
+        for tier, colour in zip(tiers, tier_colours(tiers), strict=True)
+        if tier in found[0]
+    ]
+    lines = [
+        Line(name, colour, range(len(found)), [100 * scores[key] for scores in found])
+        for name, key, colour in named
+    ]
+    return line_figure(
+        "mean accuracy of the clients, %", lines, "{:.1f}".format, x="epochs on own data"
+    )
 
 
 def training_examples(clients: Sequence[Row], tiers: Sequence[str]) -> Figure | None:

@@ -16,6 +16,7 @@ from strategies import PERSONALISE_PHASE, AdapterFedAvg, Callback, RoundReport, 
 
 Row = dict[str, Any]
 EXIT_ACCURACY = "accuracy-exit-"
+EPOCH_ACCURACY = "accuracy-epoch-"  # of a personalisation
 
 
 class History(Callback):
@@ -203,7 +204,7 @@ def summarise(
 
 
 def exit_scores(row: Row, prefix: str = EXIT_ACCURACY) -> dict[int, float]:
-    """Return the values of a row that are named `prefix` and a block, in order of depth."""
+    """Return, in order, a row's values named `prefix` and a number, such as a block."""
     blocks = sorted(int(key.removeprefix(prefix)) for key in row if key.startswith(prefix))
     return {block: row[f"{prefix}{block}"] for block in blocks}
 
@@ -262,6 +263,10 @@ def _personalisation(settings: Settings, clients: list[Row], tiers: list[str]) -
             "epochs": settings.personalise_epochs,
             "before": _client_accuracy(rows, tiers, "accuracy-before"),
             "after": _client_accuracy(rows, tiers),
+            "by-epoch": {
+                str(epoch): _client_accuracy(rows, tiers, f"{EPOCH_ACCURACY}{epoch}")
+                for epoch in exit_scores(rows[0], EPOCH_ACCURACY)
+            },
         }
     }
 

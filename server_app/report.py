@@ -32,6 +32,8 @@ CAPTIONS = {
     "test part; all clients of a tier count alike.",
     "personalisation": "<b>Personalisation:</b> each client on its own test part with the "
     "federation's adapters (circle), and after further training on its own data (dot).",
+    "personalisation-epochs": "<b>Personalisation by epoch:</b> mean accuracy on their own test "
+    "parts after each epoch of the clients' own training; 0 is the federation's adapters.",
     "partition": "<b>Who has what:</b> training examples of each client, and of each class among "
     "them, white where there are none; clients by tier, a colour for each, and by key.",
     "training-examples": "<b>Who has what:</b> training examples of every client that has "
@@ -146,6 +148,9 @@ def _figures(run: Run, tiers: list[str]) -> str:
         "client-accuracy": client_figures.client_accuracy(clients, tiers),
         "tier-accuracy": client_figures.tier_accuracy(clients, tiers),
         "personalisation": client_figures.personalisation(clients, tiers),
+        "personalisation-epochs": client_figures.personal_epochs(
+            run.summary.get("personalisation"), tiers
+        ),
         "partition": client_figures.partition(run.held, clients, tiers) if run.held else None,
         "training-examples": (
             None if run.held else client_figures.training_examples(clients, tiers)

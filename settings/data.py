@@ -25,19 +25,25 @@ class DataSettings:
     partition: str = setting(
         "dirichlet",
         "How a simulation splits the data among the clients.",
-        choices=("iid", "dirichlet", "pathological", "natural"),
+        choices=("iid", "dirichlet", "dirichlet-equal", "pathological", "natural"),
     )
     alpha: float = setting(
         0.5,
-        "Concentration of the Dirichlet partition; smaller is more uneven.",
+        "Concentration of the Dirichlet partitions; smaller is more uneven.",
         above=0,
         maximum=1e9,
     )
     classes_per_client: int = setting(
         2, "Classes of each client in the pathological partition.", minimum=1
     )
+    client_test: str = setting(
+        "split",
+        "A simulated client's own test part: split off its data, or its part of the server's test "
+        "set, divided like the training data.",
+        choices=("split", "central"),
+    )
     test_share: float = setting(
-        0.2, "Share of a client's data that is its own test part.", above=0, maximum=0.9
+        0.2, "Share of a client's data that is split off as its test part.", above=0, maximum=0.9
     )
     augment: str = setting(
         "none",

@@ -12,7 +12,17 @@ class ModelSettings:
     """Method, backbone, exits, tiers and adapters."""
 
     method: str = setting(
-        "accumulator", "What is trained on the frozen backbone.", choices=("accumulator", "exits")
+        "accumulator",
+        "What is trained on the frozen backbone.",
+        choices=(
+            "accumulator",
+            "depthfl",
+            "exclusivefl",
+            "exits",
+            "inclusivefl",
+            "reefl",
+            "scalefl",
+        ),
     )
     backbone: str = setting(
         "builtin", "`builtin`, a folder in Hugging Face's form, or a hub id of a ViT or DeiT."
@@ -25,14 +35,53 @@ class ModelSettings:
     )
     tiers: str = setting(
         "small depth=0.5 share=0.4; medium depth=0.75 share=0.3; large depth=1.0 share=0.3",
-        "What devices can afford: `name depth=D [trained=T] share=S` or `clients=0,3,5-9` "
-        "instead of the share, separated by semicolons. D counts blocks, or with a point is a "
-        "fraction of the backbone; T, the trained ones of these from the last, likewise.",
+        "What devices can afford: `name depth=D [trained=T] [rank=R] share=S` or "
+        "`clients=0,3,5-9` instead of the share, separated by semicolons. D counts blocks, or with "
+        "a point is a fraction of the backbone; T, the trained ones of these from the last, "
+        "likewise; R is the tier's own `adapter-rank`.",
     )
     adapter: str = setting(
-        "none", "Adapter inside every block, beside the method.", choices=("none", "parallel")
+        "none",
+        "What is trained inside the backbone, beside the method.",
+        choices=("none", "lora", "parallel", "serial", "ssf", "full"),
     )
-    adapter_rank: int = setting(32, "Width of the adapter's bottleneck.", minimum=1, maximum=4096)
+    adapter_rank: int = setting(
+        32, "Rank of LoRA, or width of the adapter's bottleneck.", minimum=1, maximum=4096
+    )
+    adapter_alpha: float = setting(
+        64.0, "Scale of LoRA: its product is multiplied by alpha / adapter-rank.", above=0
+    )
+    adapter_targets: str = setting(
+        "q,v", "Linear layers of a block that get LoRA: some of q, k, v, o, fc1, fc2."
+    )
+    reefl_history: str = setting(
+        "modulated",
+        "Which class tokens of earlier blocks are attended to; `modulated` is what the published "
+        "code does.",
+        choices=("modulated", "raw"),
+    )
+    reefl_teacher: str = setting(
+        "best",
+        "Which exit teaches the others: the client's best, the deepest, all each other, or none.",
+        choices=("best", "forward", "all", "none"),
+    )
+    reefl_ramp_rounds: int = setting(
+        300, "Rounds until distillation has its full weight; 0 is from the start.", minimum=0
+    )
+    depthfl_ramp_rounds: int = setting(
+        300, "Rounds until distillation has its full weight; 0 is from the start.", minimum=0
+    )
+    scalefl_widths: str = setting(
+        "",
+        "Width of the sub-model of each exit as ascending shares of the backbone's, such as "
+        "0.4,0.55,0.75,1; empty: the published ones for 4 and 12 exits, else evenly from 0.4 to 1.",
+    )
+    scalefl_distillation: float = setting(
+        0.05, "Weight of what the earlier exits learn from a sub-model's last one.", minimum=0
+    )
+    scalefl_temperature: float = setting(
+        3.0, "Temperature of this distillation.", above=0, maximum=1000
+    )
     accumulator_sharing: str = setting(
         "shared",
         "One accumulator and head for all blocks, or each block its own.",

@@ -37,6 +37,11 @@ class Settings(RunSettings, ServerSettings, TrainingSettings, DataSettings, Mode
                 f"{self.num_clients}; lower it, or raise num-clients."
             )
 
+        if self.minimum_rate > self.learning_rate:
+            raise SettingsError(
+                f"minimum-rate: {self.minimum_rate} is above the learning-rate of "
+                f"{self.learning_rate}; lower it."
+            )
         if self.min_replies > self.clients_per_round:
             raise SettingsError(
                 f"min-replies: {self.min_replies} can never come from the clients-per-round of "
@@ -47,14 +52,45 @@ class Settings(RunSettings, ServerSettings, TrainingSettings, DataSettings, Mode
                 "noise-multiplier: noise needs a clip-update above 0 and aggregation=mean; set "
                 "both, or leave noise-multiplier at 0."
             )
+        if self.rank_aggregation == "product":
+            self._check_product()
+
+    def _check_product(self) -> None:
+        """Refuse what does not go together with an average of LoRA's products."""
+        if self.method in ("inclusivefl", "scalefl"):
+            raise SettingsError(
+                f"rank-aggregation: method {self.method} averages element by element; set it to "
+                "truncate."
+            )
+        for name, needed in {
+            "adapter": ("lora",),
+            "aggregation": ("mean",),
+            "noise_multiplier": (0,),
+            "server_optimizer": ("sgd",),
+            "server_learning_rate": (0, 1),  # 0 is the usual one, which is 1
+        }.items():
+            if (value := getattr(self, name)) not in needed:
+                key = name.replace("_", "-")
+                raise SettingsError(
+                    f"rank-aggregation: product needs {key}={needed[0]}, and it is {value}; change "
+                    "it, or set rank-aggregation to truncate."
+                )
 
     def method_options(self) -> dict[str, Any]:
-        """Return the settings named after the method, as its keyword arguments."""
+        """Return the model's settings named after the method, as its keyword arguments."""
+        return self._options(server=False)
+
+    def server_options(self) -> dict[str, Any]:
+        """Return the server's settings named after the method, as its strategy's arguments."""
+        return self._options(server=True)
+
+    def _options(self, *, server: bool) -> dict[str, Any]:
         prefix = f"{self.method.replace('-', '_')}_"
+        servers = {spec.name for spec in fields(ServerSettings)}
         return {
             spec.name.removeprefix(prefix): getattr(self, spec.name)
             for spec in fields(self)
-            if spec.name.startswith(prefix)
+            if spec.name.startswith(prefix) and (spec.name in servers) == server
         }
 
     def to_dict(self) -> dict[str, Value]:

@@ -16,6 +16,12 @@ class ServerSettings:
         "Average rows that belong to blocks over their owners only, or plainly over all holders.",
         choices=("masked", "plain"),
     )
+    rank_aggregation: str = setting(
+        "truncate",
+        "What is averaged of LoRA: the factors, element by element over the clients whose rank "
+        "covers it, or the clients' products, of which the bank keeps the nearest of its rank.",
+        choices=("truncate", "product"),
+    )
     aggregation: str = setting(
         "mean",
         "What is made of the values that the clients send for a tensor; median and trimmed mean "
@@ -41,6 +47,42 @@ class ServerSettings:
     )
     privacy_delta: float = setting(
         1e-5, "Delta at which epsilon is reported; well below 1 / clients.", above=0, maximum=0.1
+    )
+    server_optimizer: str = setting(
+        "sgd",
+        "How the bank moves towards the round's mean: by a learning rate (1 is plain averaging), "
+        "with momentum, Adam or Yogi; `dyn` is FedDyn, with a part on the clients.",
+        choices=("sgd", "momentum", "adam", "yogi", "dyn"),
+    )
+    server_learning_rate: float = setting(
+        0.0,
+        "Learning rate of the server optimiser; 0 is its usual one: 1 for sgd and momentum, 0.001 "
+        "for adam and yogi. dyn has none.",
+        minimum=0,
+    )
+    server_momentum: float = setting(
+        0.9,
+        "How much momentum, adam and yogi keep of earlier rounds' directions.",
+        minimum=0,
+        maximum=0.9999,
+    )
+    server_beta2: float = setting(
+        0.999,
+        "How much adam and yogi keep of earlier rounds' squared steps.",
+        minimum=0,
+        maximum=0.999999,
+    )
+    server_tau: float = setting(
+        1e-6, "Of adam and yogi: what is added to the root of the squared steps.", above=0
+    )
+    dyn_alpha: float = setting(
+        0.1, "How strongly FedDyn holds clients back to the bank they got.", above=0
+    )
+    inclusivefl_beta: float = setting(
+        0.2,
+        "Share of the momentum of the tier above in a tier's step on its last block; 0 is off.",
+        minimum=0,
+        maximum=1,
     )
     wire_dtype: str = setting(
         "fp32",

@@ -29,15 +29,27 @@ class TrainingSettings:
     schedule: str = setting(
         "cosine", "Learning rate over the rounds.", choices=("constant", "cosine")
     )
+    minimum_rate: float = setting(
+        0.0, "Learning rate below which the schedule does not fall.", minimum=0
+    )
     weight_decay: float = setting(0.0, "Weight decay of the clients' optimiser.", minimum=0)
     clip_norm: float = setting(
         1.0, "Largest norm of a gradient; longer ones are scaled down. 0 is off.", minimum=0
     )
+    clip_value: float = setting(
+        0.0,
+        "Largest size of each number in a gradient, before `clip-norm`; larger ones are cut. 0 is "
+        "off.",
+        minimum=0,
+    )
     personalise_epochs: int = setting(
         0,
-        "Local epochs from the final bank on each client, after the last round, to compare before "
-        "and after on its own test part; 0 is off.",
+        "Local epochs from the final bank on each client, after the last round; its accuracy on "
+        "its own test part is told before and after each. 0 is off.",
         minimum=0,
+    )
+    personalise_rate: float = setting(
+        0.0, "Learning rate of these epochs; 0 is `learning-rate`.", minimum=0
     )
     personal_dir: str = setting(
         "",

@@ -8,8 +8,18 @@ from .codec_grid import CodecGrid
 from .codec_mod import wire_codec
 from .errors import StrategyError
 from .exchange import receive
+from .exclusivefl import ExclusivePlanner
+from .inclusivefl import InclusiveFL, InclusivePlanner
 from .nodes import PROFILE, Profile
-from .plans import DepthPlanner, Plan, Planner, Tier, assign_tiers, parse_tiers
+from .optimizers import (
+    ServerAdam,
+    ServerDyn,
+    ServerMomentum,
+    ServerOptimizer,
+    ServerSgd,
+    ServerYogi,
+)
+from .plans import CutPlanner, DepthPlanner, Plan, Planner, Tier, assign_tiers, parse_tiers
 from .privacy import epsilon
 from .replies import REPORT
 from .rounds import PERSONALISE_PHASE
@@ -29,12 +39,22 @@ __all__ = [
     "Callback",
     "ClientRow",
     "CodecGrid",
+    "CutPlanner",
     "DepthPlanner",
+    "ExclusivePlanner",
+    "InclusiveFL",
+    "InclusivePlanner",
     "Layout",
     "Plan",
     "Planner",
     "Profile",
     "RoundReport",
+    "ServerAdam",
+    "ServerDyn",
+    "ServerMomentum",
+    "ServerOptimizer",
+    "ServerSgd",
+    "ServerYogi",
     "StrategyError",
     "Tier",
     "assign_tiers",

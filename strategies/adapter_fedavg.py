@@ -19,16 +19,18 @@ from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
+from .aggregation import Aggregator
 from .bank import Bank
 from .callbacks import Callback, RoundReport
 from .codec import check_wire_dtype
 from .errors import StrategyError
 from .exchange import Exchange
-from .nodes import NodeRegistry, Profile, sample
+from .nodes import NodeRegistry, Profile, sample, training_nodes
+from .optimizers import ServerDyn, ServerOptimizer, ServerSgd
 from .plans import Planner
 from .replies import mean_metrics, read_metrics, read_train_reply, read_weight, without_arrays
 from .rounds import PERSONALISE, PERSONALISE_PHASE, run_rounds
-from .rules import Aggregation
+from .rules import Aggregation, HolderEqualMean
 from .wire import Vectors
 
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
@@ -60,7 +62,10 @@ class AdapterFedAvg(FedAvg):
     evaluate_every : int
         Clients evaluate every that many rounds, and after the last.
     aggregation : Aggregation, optional
-        How replies become the new bank; the weighted mean by default.
+        What is made of the replies; the weighted mean by default.
+    server_optimizer : ServerOptimizer, optional
+        How the bank moves towards the result; by default it becomes the result. `ServerDyn` needs
+        ``Aggregation(weighted=False)``, and clients that do their half of FedDyn.
     wire_dtype : str
         ``fp32``, ``fp16``, ``bf16`` or ``int8``; the bank itself stays fp32. For all but fp32
         clients need the mod `wire_codec`.
@@ -92,6 +97,7 @@ class AdapterFedAvg(FedAvg):
         min_replies: int = 1,
         evaluate_every: int = 1,
         aggregation: Aggregation | None = None,
+        server_optimizer: ServerOptimizer | None = None,
         wire_dtype: str = "fp32",
         personalise: bool = False,
         seed: int = 0,
@@ -115,6 +121,13 @@ class AdapterFedAvg(FedAvg):
         self.min_replies = min_replies
         self.evaluate_every = evaluate_every
         self.aggregation = aggregation or Aggregation()
+        self.server_optimizer = server_optimizer or ServerSgd()
+        if isinstance(server_optimizer, ServerDyn) and not self.aggregation.counts_clients:
+            raise StrategyError(
+                "server-optimizer: dyn mirrors what clients sent, so it needs the unweighted "
+                "aggregation=mean with clip-update and noise-multiplier at 0; set these, or choose "
+                "another."
+            )
         self.wire_dtype = check_wire_dtype(wire_dtype)
         self.personalise = personalise
         self.seed = seed
@@ -125,6 +138,8 @@ class AdapterFedAvg(FedAvg):
         self.timeout = 3600.0
         self.report = RoundReport(0)
         self.bank: Bank | None = None
+        # Of all clients the share that holds each unit this round, where all weigh the same.
+        self.holder_shares: Vectors | None = None
         self._exchange: Exchange | None = None
 
     def start(
@@ -166,6 +181,7 @@ class AdapterFedAvg(FedAvg):
         if self.fraction_train == 0.0:
             return []
         nodes = self.registry.wait_for(grid, self.min_available_nodes, self.timeout)
+        nodes = training_nodes(nodes, self.planner, server_round)
         count = self.train_nodes or max(int(len(nodes) * self.fraction_train), self.min_train_nodes)
         chosen = sample(nodes, count, self.seed, server_round)
         return self._messages(bank, chosen, config, MessageType.TRAIN, MessageType.TRAIN)
@@ -191,6 +207,7 @@ class AdapterFedAvg(FedAvg):
         """Ask every node to train the bank for itself, and to score it before and after."""
         bank = self.take_bank(arrays)
         nodes = self.registry.wait_for(grid, self.min_available_nodes, self.timeout)
+        nodes = training_nodes(nodes, self.planner, self.report.server_round)
         return self._messages(bank, nodes, config, PERSONALISE, PERSONALISE_PHASE)
 
     def _messages(
@@ -233,7 +250,7 @@ class AdapterFedAvg(FedAvg):
         """
         if self.bank is None or self._exchange is None:
             return None, None
-        aggregator = self.aggregation.begin(self.bank.layout, self.row_keys, self.bank.vectors)
+        aggregator = self.begin_aggregation()
         contents: list[RecordDict] = []
         coverage: Counter[str] = Counter()
         for row, message, plan in self._exchange.answers(replies):
@@ -257,21 +274,30 @@ class AdapterFedAvg(FedAvg):
             )
             return None, None
         self.report.coverage = dict(coverage)
+        if isinstance(aggregator, HolderEqualMean):
+            clients = {profile.client_key for profile in self.registry.profiles.values()}
+            self.holder_shares = aggregator.shares(len(clients))
         with self.report.timed("aggregate"):
             self.update_bank(aggregator.result(self.bank.vectors))
         return self.bank.record(), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
 
-    def update_bank(self, means: Vectors) -> None:
-        """Put the round's means into the bank; a server optimiser goes here."""
+    def begin_aggregation(self) -> Aggregator:
+        """Return what the replies of a round are added to."""
         assert self.bank is not None
-        self.bank.update(means)
+        return self.aggregation.begin(self.bank.layout, self.row_keys, self.bank.vectors)
+
+    def update_bank(self, means: Vectors) -> None:
+        """Let the bank take its step towards the round's means."""
+        assert self.bank is not None
+        self.bank.update(self.server_optimizer.step(self.bank.vectors, means, self.holder_shares))
 
     def server_state(self) -> dict[str, np.ndarray]:
-        """Return what the method keeps on the server beside the bank, for a checkpoint."""
-        return {}
+        """Return what is kept on the server beside the bank, by name, for a checkpoint."""
+        return self.server_optimizer.state()
 
     def load_server_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Take back what `server_state` returned."""
+        self.server_optimizer.load_state(state)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]

@@ -1,15 +1,14 @@
-"""Averages over holders: what a round's replies make of each tensor they hold."""
+"""Averages over holders: what a round's replies make of each element they hold."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import numpy as np
 
-from .plans import Plan
-from .wire import Layout, Slot, Vectors
+from .plans import Plan, travelling
+from .wire import Layout, Vectors, leading
 
 
 class Aggregator(Protocol):
@@ -23,7 +22,8 @@ class Aggregator(Protocol):
         Parameters
         ----------
         vectors : Mapping[str, np.ndarray]
-            New flat values by unit; a view into a reply's buffer is not written to.
+            New flat values by unit, in the bank's layout; a view into a reply's buffer is not
+            written to.
         weight : float
             Above 0.
         plan : Plan | None
@@ -38,18 +38,17 @@ class Aggregator(Protocol):
     def result(self, bank: Mapping[str, np.ndarray]) -> Vectors:
         """Return the new vectors of every unit that somebody sent, in the dtypes of `bank`.
 
-        Rows that nobody owned keep the values of `bank` (vectors by unit).
+        Elements that nobody owned keep the values of `bank` (vectors by unit).
         """
 
 
-class HolderMean:
-    """A running weighted mean, per unit, over the replies that hold it.
-
-    Constant memory in the number of replies: each is added to a sum and forgotten.
+class Ownership:
+    """Which elements of a unit a client owns: a leading part of each of its tensors.
 
     Parameters
     ----------
     layout : Layout
+        Of the bank.
     row_keys : Iterable[str]
         Tensors whose first axis counts blocks (row b belongs to block b, row 0 to all), such as
         depth embeddings. A client of depth d owns rows 0 to d. Without the key its other rows,
@@ -59,8 +58,49 @@ class HolderMean:
     def __init__(self, layout: Layout, row_keys: Iterable[str] = ()) -> None:
         self.layout = layout
         self.row_keys = frozenset(row_keys)
+        self._with_rows = {
+            unit
+            for unit, slots in layout.units.items()
+            if not self.row_keys.isdisjoint(slot.key for slot in slots)
+        }
+
+    def shapes(self, unit: str, plan: Plan | None) -> list[tuple[int, ...]] | None:
+        """Return the shape of each tensor's part that a client with `plan` owns; None for all."""
+        has_rows = unit in self._with_rows
+        if plan is None or (plan.layout is None and not has_rows):
+            return None
+        own = travelling(plan, self.layout).shapes[unit]
+        shapes = [
+            (min(plan.depth + 1, shape[0]), *shape[1:]) if slot.key in self.row_keys else shape
+            for slot, shape in zip(self.layout.units[unit], own, strict=True)
+        ]
+        return None if tuple(shapes) == self.layout.shapes[unit] else shapes
+
+
+class HolderMean:
+    """A running weighted mean, per element, over the replies that hold it.
+
+    Constant memory in the number of replies: each is added to a sum and forgotten.
+
+    Parameters
+    ----------
+    layout : Layout
+    row_keys : Iterable[str]
+        Tensors whose rows belong to blocks; see `Ownership`.
+
+    Attributes
+    ----------
+    sums : Vectors
+        Weighted sums by unit.
+    weights : Vectors
+        What they are divided by: one number for a unit whose every holder owns all of it, and
+        one for each element otherwise.
+    """
+
+    def __init__(self, layout: Layout, row_keys: Iterable[str] = ()) -> None:
+        self.layout = layout
+        self.ownership = Ownership(layout, row_keys)
         self.sums: Vectors = {}
-        # One number per unit; one per element where a unit holds row tensors.
         self.weights: Vectors = {}
 
     def add(
@@ -70,18 +110,19 @@ class HolderMean:
         for unit, vector in vectors.items():
             if unit not in self.sums:
                 self.sums[unit] = np.zeros(vector.size, accumulation_dtype(vector.dtype))
-                has_rows = not self.row_keys.isdisjoint(
-                    slot.key for slot in self.layout.units[unit]
-                )
-                self.weights[unit] = np.zeros(vector.size if has_rows else 1)
+                self.weights[unit] = np.zeros(1)
             total, weights = self.sums[unit], self.weights[unit]
-            if weights.size == 1:
+            shapes = self.ownership.shapes(unit, plan)
+            if shapes is None:
                 add_scaled(total, vector, weight)
                 weights += weight
                 continue
-            for part in owned_parts(self.layout.units[unit], self.row_keys, plan):
-                add_scaled(total[part], vector[part], weight)
-                weights[part] += weight
+            if weights.size < vector.size:
+                weights = self.weights[unit] = np.full(vector.size, weights[0])
+            for slot, shape in zip(self.layout.units[unit], shapes, strict=True):
+                add_scaled(leading(total, slot, shape), leading(vector, slot, shape), weight)
+                own = leading(weights, slot, shape)
+                own += weight
         return {}
 
     def total(self, unit: str) -> np.ndarray:
@@ -98,20 +139,6 @@ class HolderMean:
             np.divide(total, weights, out=mean, where=weights > 0)
             means[unit] = as_dtype(mean, bank[unit].dtype)
         return means
-
-
-def owned_parts(slots: Sequence[Slot], row_keys: Iterable[str], plan: Plan | None) -> list[slice]:
-    """Return the stretches of a unit's vector that a client with `plan` owns.
-
-    All but the rows above its depth of row tensors: one stretch where there are none of these.
-    """
-    parts, start = [], 0
-    for slot in slots:
-        if slot.key in row_keys:
-            rows = slot.shape[0] if plan is None else min(plan.depth + 1, slot.shape[0])
-            parts.append(slice(start, slot.start + rows * math.prod(slot.shape[1:])))
-            start = slot.stop
-    return [*parts, slice(start, slots[-1].stop)]
 
 
 def accumulation_dtype(dtype: np.dtype) -> type[np.floating]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from .plans import Plan
+from .plans import Plan, travelling
 from .wire import Layout, Vectors, plain_record
 
 # Prefix of the config keys under which units travel that go to the client only.
@@ -30,7 +30,8 @@ class Bank:
         self.layout = Layout({key: value.shape for key, value in tensors.items()}, packed=packed)
         self.vectors: Vectors = self.layout.flatten(tensors, self.layout.units)
         self._record: ArrayRecord | None = arrays
-        self._arrays: dict[str, Array] = {}
+        # By unit and the shapes of its tensors: tiers may hold their leading parts alone.
+        self._arrays: dict[tuple[str, tuple[tuple[int, ...], ...]], Array] = {}
 
     def dtype(self, unit: str) -> np.dtype:
         """Return the dtype of a unit."""
@@ -50,24 +51,40 @@ class Bank:
         """Tell whether `arrays` is what `record` returned last."""
         return arrays is self._record
 
-    def arrays(self, units: Iterable[str]) -> ArrayRecord:
-        """Return some units as they travel.
+    def arrays(self, units: Iterable[str], plan: Plan | None = None) -> ArrayRecord:
+        """Return some units as they travel, in the layout of the plan.
 
         Tiers that share a unit share its Array object, so Flower hashes and stores it once.
         """
-        record = ArrayRecord()
+        record, layout = ArrayRecord(), travelling(plan, self.layout)
         for unit in units:
-            if unit not in self._arrays:
-                self._arrays[unit] = self.layout.to_array(unit, self.vectors[unit])
-            record[unit] = self._arrays[unit]
+            place = unit, layout.shapes[unit]
+            if place not in self._arrays:
+                vector = self.vectors[unit]
+                if layout.shapes[unit] != self.layout.shapes[unit]:
+                    vector = self.layout.cut(unit, vector, layout)
+                self._arrays[place] = layout.to_array(unit, vector)
+            record[unit] = self._arrays[place]
         return record
+
+    def in_place(self, vectors: Vectors, plan: Plan | None) -> Vectors:
+        """Return what came in the layout of a plan as vectors of the bank.
+
+        Elements that the plan's tier does not hold have the bank's values.
+        """
+        layout = travelling(plan, self.layout)
+        return {
+            unit: vector
+            if layout.shapes[unit] == self.layout.shapes[unit]
+            else self.layout.put(unit, layout, vector, self.vectors[unit])
+            for unit, vector in vectors.items()
+        }
 
     def update(self, vectors: Mapping[str, np.ndarray]) -> None:
         """Replace some units."""
         self.vectors.update(vectors)
         self._record = None
-        for unit in vectors:
-            self._arrays.pop(unit, None)
+        self._arrays = {place: a for place, a in self._arrays.items() if place[0] not in vectors}
 
     def content(
         self,
@@ -86,8 +103,9 @@ class Bank:
         """
         units = self.layout.units if plan is None else plan.trained if training else plan.units
         if plan is not None:
-            config.update({"depth": plan.depth, "layout": self.layout.fingerprint()})
+            layout = travelling(plan, self.layout)
+            config.update({"depth": plan.depth, "layout": layout.fingerprint()})
         if plan is not None and training:
-            frozen = self.arrays(plan.frozen)
+            frozen = self.arrays(plan.frozen, plan)
             config.update({f"{FROZEN}{unit}": array.data for unit, array in frozen.items()})
-        return RecordDict({array_key: self.arrays(units), config_key: config})
+        return RecordDict({array_key: self.arrays(units, plan), config_key: config})

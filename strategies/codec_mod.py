@@ -53,34 +53,44 @@ class Encoder:
     ----------
     wire_dtype : str
         A name in `WIRE_DTYPES`.
-    segments : Callable[[str], Sequence[int]], optional
-        Tells for the key of an Array the sizes of the tensors packed in it; without, every
-        Array is one tensor.
     """
 
-    def __init__(
-        self, wire_dtype: str, segments: Callable[[str], Sequence[int]] | None = None
-    ) -> None:
+    def __init__(self, wire_dtype: str) -> None:
         self.wire_dtype = check_wire_dtype(wire_dtype)
-        self._segments = segments
         # By key and identity; the original is kept beside, or its identity could be given anew.
         self._encoded: dict[tuple[str, int], tuple[Any, Any]] = {}
 
-    def encode_content(self, content: RecordDict) -> RecordDict:
-        """Encode the Arrays and the frozen units of a content; `content` stays as it is."""
+    def encode_content(
+        self, content: RecordDict, sizes: Callable[[str], Sequence[int]] | None = None
+    ) -> RecordDict:
+        """Encode the Arrays and the frozen units of a content; `content` stays as it is.
+
+        Parameters
+        ----------
+        content : RecordDict
+        sizes : Callable[[str], Sequence[int]], optional
+            Tells for the key of an Array the sizes of the tensors packed in it; without, every
+            Array is one tensor.
+        """
         if self.wire_dtype == "fp32":
             return content
         return _convert(
             content,
-            lambda key, array: self._once(encode, key, array),
-            lambda key, data: self._once(encode_bytes, key, data),
+            lambda key, array: self._once(encode, key, array, sizes),
+            lambda key, data: self._once(encode_bytes, key, data, sizes),
         )
 
-    def _once(self, encode_any: Callable[..., Any], key: str, value: Any) -> Any:
+    def _once(
+        self,
+        encode_any: Callable[..., Any],
+        key: str,
+        value: Any,
+        sizes: Callable[[str], Sequence[int]] | None,
+    ) -> Any:
         """Encode an Array or bytes, unless that was done."""
         place = key, id(value)
         if place not in self._encoded:
-            segments = None if self._segments is None else self._segments(key)
+            segments = None if sizes is None else sizes(key)
             encoded = encode_any(value, self.wire_dtype, segments, f"'{key}'")
             self._encoded[place] = value, encoded
         return self._encoded[place][1]

@@ -15,7 +15,7 @@ from .callbacks import ClientRow, RoundReport
 from .codec_mod import Encoder, decode_reply
 from .errors import StrategyError
 from .nodes import Profile
-from .plans import Plan
+from .plans import Plan, travelling
 from .wire import Layout, record_bytes
 
 # Between two looks for replies. Flower's own loops wait 0.1 s (simulation) or 3 s (deployment),
@@ -70,7 +70,7 @@ class Exchange:
     phase : str
         The name under which rows are entered in the report.
     layout : Layout
-        Tells which tensors are packed in an Array.
+        Of the bank: which tensors are packed in an Array.
     wire_dtype : str
         A name in `WIRE_DTYPES`.
     """
@@ -87,7 +87,8 @@ class Exchange:
         self.message_type = message_type
         self.phase = phase
         self.wire_dtype = wire_dtype
-        self._encoder = Encoder(wire_dtype, layout.sizes)
+        self.layout = layout
+        self._encoder = Encoder(wire_dtype)
         self._asked: dict[int, tuple[ClientRow, Plan | None, RecordDict]] = {}
 
     def open_row(self, profile: Profile) -> ClientRow:
@@ -100,7 +101,8 @@ class Exchange:
         self, row: ClientRow, profile: Profile, plan: Plan | None, content: RecordDict
     ) -> Message:
         """Make the message to a node and remember what it was asked for."""
-        encoded = self._encoder.encode_content(content)
+        sizes = travelling(plan, self.layout).sizes
+        encoded = self._encoder.encode_content(content, sizes)
         row.bytes_down = record_bytes(encoded)
         self._asked[profile.node_id] = row, plan, content
         return Message(encoded, profile.node_id, self.message_type)

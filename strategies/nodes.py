@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from logging import INFO, WARNING
@@ -12,6 +13,7 @@ from flwr.common import log
 from flwr.serverapp import Grid
 
 from .errors import StrategyError
+from .plans import Planner
 
 PROFILE = "profile"
 NOTICE_SECONDS = 10.0
@@ -190,6 +192,34 @@ def client_order(profile: Profile) -> tuple[int, int, str]:
     """Sort key: numeric client keys by value, then names."""
     key = profile.client_key
     return (0, int(key), key) if key.isdecimal() else (1, 0, key)
+
+
+def training_nodes(
+    profiles: list[Profile], planner: Planner | None, server_round: int
+) -> list[Profile]:
+    """Leave out the nodes of tiers that train nothing in a round.
+
+    Those of an unknown tier stay, to be refused by name when they are asked.
+
+    Raises
+    ------
+    StrategyError
+        When nobody is left.
+    """
+    if planner is None:
+        return profiles
+    idle = set()
+    for tier in {profile.tier for profile in profiles}:
+        with contextlib.suppress(StrategyError):
+            if not planner(tier, server_round).trained:
+                idle.add(tier)
+    training = [profile for profile in profiles if profile.tier not in idle]
+    if not training:
+        raise StrategyError(
+            f"tiers: all {len(profiles)} nodes are of tiers that train nothing in this method "
+            f"({', '.join(sorted(idle))}); give the deepest tier some clients."
+        )
+    return training
 
 
 def sample(profiles: list[Profile], count: int, seed: int, server_round: int) -> list[Profile]:

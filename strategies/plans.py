@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .errors import StrategyError
+from .wire import Layout
 
 SHARED, EMBED = "shared", "embed"
 MOST_CLIENTS = 1_000_000  # that tiers can list
@@ -28,6 +29,8 @@ class Tier:
         Share of the clients (they add up to 1), or 0 where `clients` lists them.
     clients : frozenset[int]
         Partition ids that are in this tier.
+    rank : int
+        Of its adapters; 0 is that of the bank.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Tier:
     trained: int
     share: float = 0.0
     clients: frozenset[int] = frozenset()
+    rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -49,16 +53,25 @@ class Plan:
         Units that are trained; they travel both ways.
     frozen : tuple[str, ...]
         Units the forward pass needs as well; they travel to the client only.
+    layout : Layout | None
+        Of the tier's own model, where it holds the leading parts of the bank's tensors alone;
+        None where it holds them whole.
     """
 
     depth: int
     trained: tuple[str, ...]
     frozen: tuple[str, ...] = ()
+    layout: Layout | None = None
 
     @property
     def units(self) -> tuple[str, ...]:
         """All units of the plan: what an evaluation needs."""
         return self.trained + self.frozen
+
+
+def travelling(plan: Plan | None, bank: Layout) -> Layout:
+    """Return the layout in which the units of a plan travel; without one, that of the bank."""
+    return bank if plan is None or plan.layout is None else plan.layout
 
 
 class Planner(Protocol):
@@ -109,24 +122,61 @@ class DepthPlanner:
         return Plan(spec.depth, tuple(trained), tuple(u for u in reached if u not in trained))
 
 
+class CutPlanner:
+    """Another planner's plans for tiers whose own models hold parts of the bank's tensors.
+
+    Parameters
+    ----------
+    planner : Planner
+    layouts : Mapping[str, Layout]
+        Layout of the tier's own model by name, for the tiers that have one; units that it lacks
+        are left out of the plan.
+
+    Raises
+    ------
+    StrategyError
+        When a tier would train nothing of its own model.
+    """
+
+    def __init__(self, planner: Planner, layouts: Mapping[str, Layout]) -> None:
+        self.planner = planner
+        self.layouts = layouts
+        for tier in layouts:
+            if planner(tier, 1).trained and not self(tier, 1).trained:
+                raise StrategyError(
+                    f"tiers: '{tier}' trains nothing, as the blocks that it would train lie above "
+                    "its last exit; give it more trained blocks, or an exit."
+                )
+
+    def __call__(self, tier: str, server_round: int) -> Plan:
+        """Return the plan of a tier for a round; see `Planner`."""
+        plan, layout = self.planner(tier, server_round), self.layouts.get(tier)
+        if layout is None:
+            return plan
+        trained = tuple(unit for unit in plan.trained if unit in layout.units)
+        frozen = tuple(unit for unit in plan.frozen if unit in layout.units)
+        return Plan(plan.depth, trained, frozen, layout)
+
+
 def _block_number(unit: str) -> int:
     """Return b for ``block<b>`` and 0 for what no block owns."""
     return int(unit.removeprefix("block")) if unit.startswith("block") else 0
 
 
-def parse_tiers(text: str, depth: int) -> tuple[Tier, ...]:
+def parse_tiers(text: str, depth: int, rank: int = 0) -> tuple[Tier, ...]:
     """Read the setting `tiers`.
 
-    Tiers stand in the form ``name depth=D [trained=T] share=S`` (or ``clients=0,3,5-9`` in place
-    of the share), separated by semicolons. D counts blocks, or, written with a point, is a
-    fraction of the backbone's `depth` blocks; T likewise of D, all of them by default.
+    Tiers stand in the form ``name depth=D [trained=T] [rank=R] share=S`` (or ``clients=0,3,5-9``
+    in place of the share), separated by semicolons. D counts blocks, or, written with a point, is
+    a fraction of the backbone's `depth` blocks; T likewise of D, all of them by default. R is at
+    most `rank`, that of the bank's adapters; 0 means that they have none.
 
     Raises
     ------
     StrategyError
         With the part that cannot be read and what it should be.
     """
-    tiers = tuple(_parse_tier(part, depth) for part in text.split(";") if part.strip())
+    tiers = tuple(_parse_tier(part, depth, rank) for part in text.split(";") if part.strip())
     names = [tier.name for tier in tiers]
     if not tiers or len(set(names)) < len(names):
         raise StrategyError(f"tiers: '{text}' must name one or more tiers, each once.")
@@ -139,15 +189,15 @@ def parse_tiers(text: str, depth: int) -> tuple[Tier, ...]:
     return tiers
 
 
-def _parse_tier(text: str, depth: int) -> Tier:
+def _parse_tier(text: str, depth: int, rank: int) -> Tier:
     name, *fields = text.split()
     values = dict(field.partition("=")[::2] for field in fields)
-    unknown = set(values) - {"depth", "trained", "share", "clients"}
+    unknown = set(values) - {"depth", "trained", "rank", "share", "clients"}
     wrong = unknown or len(values) < len(fields) or "depth" not in values
     if wrong or ("share" in values) == ("clients" in values):
         raise StrategyError(
-            f"tiers: '{text.strip()}' should read 'name depth=D [trained=T] share=S' or "
-            "'name depth=D [trained=T] clients=0,3,5-9'."
+            f"tiers: '{text.strip()}' should read 'name depth=D [trained=T] [rank=R] share=S', "
+            "or have clients=0,3,5-9 in place of the share."
         )
     try:
         blocks = _count("depth", values["depth"], depth)
@@ -157,6 +207,7 @@ def _parse_tier(text: str, depth: int) -> Tier:
             _count("trained", values.get("trained", "1.0"), blocks),
             _share(values.get("share", "0")),
             frozenset(_client_ids(values.get("clients", ""))),
+            _rank(values["rank"], rank) if "rank" in values else 0,
         )
     except StrategyError as error:
         raise StrategyError(f"tiers: '{text.strip()}' cannot be read: {error}.") from None
@@ -172,6 +223,14 @@ def _count(key: str, text: str, whole: int) -> int:
         fraction = " (with a point it is a fraction of them)" if "." in text else ""
         raise StrategyError(f"{key}={text} is not between 1 and {whole} blocks{fraction}")
     return count
+
+
+def _rank(text: str, most: int) -> int:
+    if not most:
+        raise StrategyError("rank needs an adapter that has one: lora, parallel or serial")
+    if not (text.isdecimal() and 1 <= int(text) <= most):
+        raise StrategyError(f"rank={text} is not between 1 and the adapter-rank of {most}")
+    return int(text)
 
 
 def _share(text: str) -> float:

@@ -99,7 +99,7 @@ class HolderNoisyMean(HolderMean):
     deviation : float
         Standard deviation of the noise on each element of a sum.
     row_keys : Iterable[str]
-        Tensors whose rows belong to blocks; see `HolderMean`.
+        Tensors whose rows belong to blocks; see `Ownership`.
     generator : np.random.Generator, optional
         Source of the noise. Without one it is seeded by the operating system, so that nobody
         can subtract the noise; such rounds do not repeat bit for bit.

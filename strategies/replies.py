@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from .bank import Bank
 from .callbacks import ClientRow
 from .errors import StrategyError
-from .plans import Plan
+from .plans import Plan, travelling
 from .wire import Vectors
 
 # Beyond these no adapter tensor and no number of examples makes sense; a sum of them overflows.
@@ -54,7 +54,8 @@ class TrainReply:
     Attributes
     ----------
     vectors : Vectors
-        Views into the reply's buffers, by unit.
+        By unit, in the bank's layout: views into the reply's buffers, or, of a tier that holds
+        parts of tensors, these parts between the bank's own values.
     weight : float
     plan : Plan | None
         What the client was asked for; None where there are no tiers.
@@ -86,7 +87,7 @@ def read_train_reply(
     records = [record for record in message.content.values() if isinstance(record, ArrayRecord)]
     if len(records) != 1:
         raise StrategyError(f"it holds {len(records)} ArrayRecords, expected one")
-    vectors = bank.layout.read(records[0], bank.dtype)
+    vectors = travelling(plan, bank.layout).read(records[0], bank.dtype)
     if plan is not None and list(vectors) != list(plan.trained):
         raise StrategyError(f"it holds the units {list(vectors)}, expected {list(plan.trained)}")
     with np.errstate(over="ignore", invalid="ignore"):
@@ -96,7 +97,7 @@ def read_train_reply(
     report = message.content.get(REPORT)
     unchanged = report.get("unchanged", []) if isinstance(report, ConfigRecord) else []
     return TrainReply(
-        vectors,
+        bank.in_place(vectors, plan),
         weight,
         plan,
         tuple(str(unit) for unit in unchanged) if isinstance(unchanged, list) else (),

@@ -6,14 +6,14 @@ Source: D. Yin et al., Byzantine-Robust Distributed Learning, arXiv 1803.01498.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise, product
 
 import numpy as np
 
-from .aggregation import accumulation_dtype, as_dtype, owned_parts
+from .aggregation import Ownership, accumulation_dtype, as_dtype
 from .plans import Plan
-from .wire import Layout, Vectors
+from .wire import Layout, Vectors, leading
 
 # Elements sorted at a time: with a hundred clients the block still fits the cache.
 BLOCK = 4096
@@ -28,8 +28,9 @@ class _SortedAverage(ABC):
 
     def __init__(self, layout: Layout, row_keys: Iterable[str] = ()) -> None:
         self.layout = layout
-        self.row_keys = frozenset(row_keys)
-        self.held: dict[str, list[tuple[np.ndarray, list[slice]]]] = {}
+        self.ownership = Ownership(layout, row_keys)
+        # The owned shapes of a unit's tensors beside its vector; None where the client owns all.
+        self.held: dict[str, list[tuple[np.ndarray, list[tuple[int, ...]] | None]]] = {}
 
     @abstractmethod
     def dropped(self, count: int) -> int:
@@ -41,34 +42,41 @@ class _SortedAverage(ABC):
         """Keep a client's units; see `Aggregator.add`. The weight is not used."""
         del weight
         for unit, vector in vectors.items():
-            parts = owned_parts(self.layout.units[unit], self.row_keys, plan)
-            self.held.setdefault(unit, []).append((vector, parts))
+            shapes = self.ownership.shapes(unit, plan)
+            self.held.setdefault(unit, []).append((vector, shapes))
         return {}
 
     def result(self, bank: Mapping[str, np.ndarray]) -> Vectors:
         """Return the averages; see `Aggregator.result`."""
         return {
-            unit: as_dtype(self._average(replies, bank[unit]), bank[unit].dtype)
-            for unit, replies in self.held.items()
+            unit: as_dtype(self._average(unit, bank[unit]), bank[unit].dtype) for unit in self.held
         }
 
-    def _average(
-        self, replies: list[tuple[np.ndarray, list[slice]]], old: np.ndarray
-    ) -> np.ndarray:
-        """Average a unit stretch by stretch; within a stretch the holders are the same."""
+    def _average(self, unit: str, old: np.ndarray) -> np.ndarray:
+        """Average a unit over its holders; where they differ within a tensor, cell by cell."""
+        replies = self.held[unit]
         new = old.astype(accumulation_dtype(replies[0][0].dtype))
-        edges = {edge for _, parts in replies for part in parts for edge in (part.start, part.stop)}
-        for start, stop in pairwise(sorted(edges)):
-            vectors = [
-                vector
-                for vector, parts in replies
-                if any(part.start <= start < part.stop for part in parts)
-            ]
-            for first in range(start, stop if vectors else start, BLOCK):
-                block = slice(first, min(first + BLOCK, stop))
-                new[block] = self._middle(
-                    np.stack([v[block] for v in vectors], -1, dtype=new.dtype)
-                )
+        if all(shapes is None for _, shapes in replies):
+            return self._of_vectors([vector for vector, _ in replies], new.dtype)
+        for number, slot in enumerate(self.layout.units[unit]):
+            owned = [slot.shape if shapes is None else shapes[number] for _, shapes in replies]
+            for cell in _cells(owned):
+                values = [
+                    leading(vector, slot, shape)[cell].reshape(-1)
+                    for (vector, _), shape in zip(replies, owned, strict=True)
+                    if all(part.stop <= size for part, size in zip(cell, shape, strict=True))
+                ]
+                if values:
+                    whole = leading(new, slot, slot.shape)
+                    whole[cell] = self._of_vectors(values, new.dtype).reshape(whole[cell].shape)
+        return new
+
+    def _of_vectors(self, vectors: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
+        """Average flat vectors of one length."""
+        new = np.empty(vectors[0].size, dtype)
+        for first in range(0, new.size, BLOCK):
+            block = slice(first, first + BLOCK)
+            new[block] = self._middle(np.stack([v[block] for v in vectors], -1, dtype=dtype))
         return new
 
     def _middle(self, values: np.ndarray) -> np.ndarray:
@@ -78,6 +86,13 @@ class _SortedAverage(ABC):
         values.sort(axis=-1)
         drop = self.dropped(values.shape[-1])
         return np.asarray(values[:, drop : values.shape[-1] - drop].mean(axis=-1))
+
+
+def _cells(shapes: Sequence[tuple[int, ...]]) -> Iterator[tuple[slice, ...]]:
+    """Cut a tensor where the leading parts of `shapes` end: each cell has the same holders."""
+    edges = [sorted({0, *sizes}) for sizes in zip(*shapes, strict=True)]
+    for cell in product(*map(pairwise, edges)):
+        yield tuple(slice(start, stop) for start, stop in cell)
 
 
 class HolderTrimmedMean(_SortedAverage):
@@ -93,7 +108,7 @@ class HolderTrimmedMean(_SortedAverage):
     share : float
         Above 0 and below 0.5.
     row_keys : Iterable[str]
-        Tensors whose rows belong to blocks; see `HolderMean`.
+        Tensors whose rows belong to blocks; see `Ownership`.
     """
 
     def __init__(self, layout: Layout, share: float, row_keys: Iterable[str] = ()) -> None:
@@ -116,7 +131,7 @@ class HolderMedian(_SortedAverage):
     ----------
     layout : Layout
     row_keys : Iterable[str]
-        Tensors whose rows belong to blocks; see `HolderMean`.
+        Tensors whose rows belong to blocks; see `Ownership`.
     """
 
     def dropped(self, count: int) -> int:

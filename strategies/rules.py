@@ -9,11 +9,28 @@ import numpy as np
 
 from .aggregation import Aggregator, HolderMean
 from .errors import StrategyError
+from .lora_product import Factors, HolderProduct
+from .plans import Plan
 from .privacy import Clipped, HolderNoisyMean
 from .robust import HolderMedian, HolderTrimmedMean
-from .wire import Layout
+from .wire import Layout, Vectors
 
 RULES = ("mean", "median", "trimmed-mean")
+
+
+class HolderEqualMean(HolderMean):
+    """The unweighted mean over holders; its weights are their numbers."""
+
+    def add(
+        self, vectors: Mapping[str, np.ndarray], weight: float, plan: Plan | None
+    ) -> dict[str, float]:
+        """Add a client's units; all clients weigh the same. See `Aggregator.add`."""
+        del weight
+        return super().add(vectors, 1.0, plan)
+
+    def shares(self, num_clients: int) -> Vectors:
+        """Return the share of `num_clients` that hold each unit, or each element of it."""
+        return {unit: counts / num_clients for unit, counts in self.weights.items()}
 
 
 @dataclass(frozen=True)
@@ -31,6 +48,10 @@ class Aggregation:
     noise_multiplier : float
         Standard deviation of the noise on a sum, in units of `clip`; 0 is off. With noise all
         clients weigh the same.
+    weighted : bool
+        Whether a client's weight counts in the mean; without, all clients weigh the same.
+    factors : tuple[Factors, ...]
+        Keys of LoRA factors whose products are averaged in their place; see `HolderProduct`.
     generator : np.random.Generator | None
         Source of the noise; the operating system where there is none.
 
@@ -44,6 +65,8 @@ class Aggregation:
     trim_share: float = 0.1
     clip: float = 0.0
     noise_multiplier: float = 0.0
+    weighted: bool = True
+    factors: tuple[Factors, ...] = ()
     generator: np.random.Generator | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -60,6 +83,17 @@ class Aggregation:
             raise StrategyError(
                 "noise-multiplier: noise needs a clip-update above 0 and aggregation=mean."
             )
+        if self.factors and (self.rule != "mean" or self.noise_multiplier or not self.weighted):
+            raise StrategyError(
+                "rank-aggregation: product is a weighted mean without noise; use aggregation=mean "
+                "and noise-multiplier=0, or rank-aggregation=truncate."
+            )
+
+    @property
+    def counts_clients(self) -> bool:
+        """Whether the result is the unweighted mean of what was sent, and nothing else."""
+        altered = self.clip or self.noise_multiplier
+        return self.rule == "mean" and not (self.weighted or altered)
 
     def begin(
         self, layout: Layout, row_keys: Iterable[str], bank: Mapping[str, np.ndarray]
@@ -73,6 +107,10 @@ class Aggregation:
             aggregator = HolderMedian(layout, row_keys)
         elif self.rule == "trimmed-mean":
             aggregator = HolderTrimmedMean(layout, self.trim_share, row_keys)
-        else:
+        elif self.weighted:
             aggregator = HolderMean(layout, row_keys)
+        else:
+            aggregator = HolderEqualMean(layout, row_keys)
+        if self.factors:
+            aggregator = HolderProduct(aggregator, layout, self.factors, bank)
         return Clipped(aggregator, bank, self.clip) if self.clip else aggregator

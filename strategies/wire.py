@@ -11,9 +11,10 @@ from __future__ import annotations
 import io
 import math
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
@@ -31,6 +32,13 @@ class Slot:
     shape: tuple[int, ...]
     start: int
     stop: int
+
+
+def leading(vector: np.ndarray, slot: Slot, shape: Sequence[int]) -> np.ndarray:
+    """View the leading part of a tensor, of `shape`, in the flat vector of its unit."""
+    # The dots keep a tensor without axes a view.
+    part: tuple[Any, ...] = (*map(slice, shape), ...)
+    return vector[slot.start : slot.stop].reshape(slot.shape)[part]
 
 
 def first_part(key: str) -> str:
@@ -52,6 +60,8 @@ class Layout:
     ----------
     units : dict[str, tuple[Slot, ...]]
         The tensors of each unit, in order.
+    shapes : dict[str, tuple[tuple[int, ...], ...]]
+        Their shapes.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], *, packed: bool = True) -> None:
@@ -62,6 +72,7 @@ class Layout:
             start = unit[-1].stop if unit else 0
             unit.append(Slot(key, tuple(shape), start, start + math.prod(shape)))
         self.units = {unit: tuple(parts) for unit, parts in slots.items()}
+        self.shapes = {unit: tuple(s.shape for s in parts) for unit, parts in self.units.items()}
 
     def size(self, unit: str) -> int:
         """Count the elements of a unit."""
@@ -94,6 +105,34 @@ class Layout:
             for unit, vector in vectors.items()
             for slot in self.units[unit]
         }
+
+    def cut(self, unit: str, vector: np.ndarray, own: Layout) -> np.ndarray:
+        """Cut a unit's vector down to the leading part of each tensor that `own` has.
+
+        Raises
+        ------
+        StrategyError
+            When `own` has other tensors, or larger ones.
+        """
+        pairs = list(zip(self.units[unit], own.units[unit], strict=False))
+        if [slot.key for slot in self.units[unit]] != [slot.key for slot in own.units[unit]] or any(
+            len(part.shape) != len(slot.shape)
+            or any(size > most for size, most in zip(part.shape, slot.shape, strict=True))
+            for slot, part in pairs
+        ):
+            raise StrategyError(
+                f"'{unit}' of a tier has shapes {own.shapes[unit]}, which are no leading parts of "
+                f"the bank's {self.shapes[unit]}; build both models from the same settings."
+            )
+        return np.concatenate([leading(vector, slot, part.shape).ravel() for slot, part in pairs])
+
+    def put(self, unit: str, own: Layout, vector: np.ndarray, rest: np.ndarray) -> np.ndarray:
+        """Put what `cut` took back to its places, between the values of `rest`."""
+        whole = rest.copy()
+        for slot, part in zip(self.units[unit], own.units[unit], strict=True):
+            values = vector[part.start : part.stop].reshape(part.shape)
+            leading(whole, slot, part.shape)[...] = values
+        return whole
 
     def sizes(self, unit: str) -> list[int]:
         """List the elements of each tensor of a unit."""

@@ -1,4 +1,4 @@
-"""The table of bad input, third part: folders of runs, and the other commands."""
+"""The table of bad input, fourth part: folders of runs, and the other commands."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ SETTINGS = read("""
 roundz=3
     'roundz' is no setting; did you mean rounds or round-timeout?
 learning_rate=1
-    'learning_rate' is no setting; did you mean learning-rate or head-rate?
+    'learning_rate' is no setting; did you mean learning-rate or server-learning-rate or
+    personalise-rate?
 zzz=1
     'zzz' is no setting; see docs/settings.md.
 rounds
@@ -84,6 +85,12 @@ client-cpus=100000
     client-cpus: 100000 must be 1024 or less.
 adapter-rank=100000000000
     adapter-rank: 100000000000 must be 4096 or less.
+adapter-alpha=0
+    adapter-alpha: 0.0 must be above 0.
+adapter-targets=q,value
+    adapter-targets: 'value' is no linear layer of a block; list some of q, k, v, o, fc1, fc2.
+adapter-targets=
+    adapter-targets: '' is no linear layer of a block; list some of q, k, v, o, fc1, fc2.
 image-size=10000
     image-size: 10000 must be 4096 or less.
 num-clients=99999999999
@@ -93,16 +100,20 @@ report=yes
 report=1
     report: '1' is not true or false.
 method=accumulate
-    method: 'accumulate' is not one of accumulator, exits. Did you mean accumulator?
+    method: 'accumulate' is not one of accumulator, depthfl, exclusivefl,
+    exits, inclusivefl, reefl, scalefl. Did you mean accumulator?
 method=Exits
-    method: 'Exits' is not one of accumulator, exits. Did you mean exits?
+    method: 'Exits' is not one of accumulator, depthfl, exclusivefl,
+    exits, inclusivefl, reefl, scalefl. Did you mean exits?
 method=
-    method: '' is not one of accumulator, exits.
+    method: '' is not one of accumulator, depthfl, exclusivefl,
+    exits, inclusivefl, reefl, scalefl.
 method=\x1b[31mred
-    method: '\\x1b[31mred' is not one of accumulator, exits.
+    method: '\\x1b[31mred' is not one of accumulator, depthfl, exclusivefl,
+    exits, inclusivefl, reefl, scalefl.
 partition=dirichelet
-    partition: 'dirichelet' is not one of iid, dirichlet, pathological, natural. Did you mean
-    dirichlet?
+    partition: 'dirichelet' is not one of iid, dirichlet, dirichlet-equal, pathological,
+    natural. Did you mean dirichlet?
 precision=fp16
     precision: 'fp16' is not one of auto, fp32, bf16. Did you mean bf16?
 wire-dtype=fp64
@@ -113,6 +124,14 @@ aggregation=average
     aggregation: 'average' is not one of mean, median, trimmed-mean.
 optimizer=adam
     optimizer: 'adam' is not one of sgd, momentum, adamw. Did you mean adamw?
+server-optimizer=adamw
+    server-optimizer: 'adamw' is not one of sgd, momentum, adam, yogi, dyn. Did you mean adam?
+server-momentum=1
+    server-momentum: 1.0 must be 0.9999 or less.
+server-tau=0
+    server-tau: 0.0 must be above 0.
+dyn-alpha=0
+    dyn-alpha: 0.0 must be above 0.
 # values that contradict each other
 clients-per-round=5
     clients-per-round: 5 is more than the num-clients of 4; lower it, or raise num-clients.
@@ -126,6 +145,12 @@ noise-multiplier=1 clip-update=1 aggregation=median
     noise-multiplier at 0.
 noise-multiplier=1e-300 clip-update=1
     noise-multiplier: 1e-300 over 3 rounds protects nobody; raise it, or set it to 0.
+server-optimizer=dyn aggregation=median
+    server-optimizer: dyn mirrors what clients sent, so it needs the unweighted aggregation=mean
+    with clip-update and noise-multiplier at 0; set these, or choose another.
+server-optimizer=dyn clip-update=1
+    server-optimizer: dyn mirrors what clients sent, so it needs the unweighted aggregation=mean
+    with clip-update and noise-multiplier at 0; set these, or choose another.
 # exits and classes
 exits=
     exits: '' is neither a number of exits nor blocks such as 3,6,9,12; correct it.
@@ -166,116 +191,4 @@ device=
 device=meta
     device: 'meta' cannot be used here (Tensor.item() cannot be called on meta tensors); set
     auto, cpu, or a GPU that this machine has ({gpus} of CUDA).
-""")
-
-TIERS_AND_FILES = read("""
-# tiers
-tiers=
-    tiers: '' must name one or more tiers, each once.
-tiers=';;'
-    tiers: ';;' must name one or more tiers, each once.
-tiers=all
-    tiers: 'all' should read 'name depth=D [trained=T] share=S' or 'name depth=D [trained=T]
-    clients=0,3,5-9'.
-tiers='all depth=6'
-    tiers: 'all depth=6' should read 'name depth=D [trained=T] share=S' or 'name depth=D
-    [trained=T] clients=0,3,5-9'.
-tiers='all share=1'
-    tiers: 'all share=1' should read 'name depth=D [trained=T] share=S' or 'name depth=D
-    [trained=T] clients=0,3,5-9'.
-tiers='depth=6 share=1'
-    tiers: 'depth=6 share=1' should read 'name depth=D [trained=T] share=S' or 'name depth=D
-    [trained=T] clients=0,3,5-9'.
-tiers='all depth = 6 share = 1'
-    tiers: 'all depth = 6 share = 1' should read 'name depth=D [trained=T] share=S' or 'name
-    depth=D [trained=T] clients=0,3,5-9'.
-tiers='all depth=6 share=1 clients=0'
-    tiers: 'all depth=6 share=1 clients=0' should read 'name depth=D [trained=T] share=S' or
-    'name depth=D [trained=T] clients=0,3,5-9'.
-tiers='all depth=6 depth=3 share=1'
-    tiers: 'all depth=6 depth=3 share=1' should read 'name depth=D [trained=T] share=S' or 'name
-    depth=D [trained=T] clients=0,3,5-9'.
-tiers='all depth=6 share=1 rank=8'
-    tiers: 'all depth=6 share=1 rank=8' should read 'name depth=D [trained=T] share=S' or 'name
-    depth=D [trained=T] clients=0,3,5-9'.
-tiers='a depth=6 share=1, b depth=3 share=0'
-    tiers: 'a depth=6 share=1, b depth=3 share=0' should read 'name depth=D [trained=T] share=S'
-    or 'name depth=D [trained=T] clients=0,3,5-9'.
-tiers='a depth=6 share=1; a depth=3 share=0'
-    tiers: 'a depth=6 share=1; a depth=3 share=0' must name one or more tiers, each once.
-tiers='a depth=6 share=0.5; b depth=3 share=0.4'
-    tiers: the shares add up to 0.9; make them add up to 1.
-tiers='a depth=6 share=1.5; b depth=3 share=-0.5'
-    tiers: 'a depth=6 share=1.5' cannot be read: share=1.5 is no number from 0 to 1.
-tiers='all depth=6 share=nan'
-    tiers: 'all depth=6 share=nan' cannot be read: share=nan is no number from 0 to 1.
-tiers='all depth=6 share=half'
-    tiers: 'all depth=6 share=half' cannot be read: share=half is no number from 0 to 1.
-tiers='all depth=six share=1'
-    tiers: 'all depth=six share=1' cannot be read: depth=six is not between 1 and 6 blocks.
-tiers='all depth=0 share=1'
-    tiers: 'all depth=0 share=1' cannot be read: depth=0 is not between 1 and 6 blocks.
-tiers='all depth=7 share=1'
-    tiers: 'all depth=7 share=1' cannot be read: depth=7 is not between 1 and 6 blocks.
-tiers='all depth=6.0 share=1'
-    tiers: 'all depth=6.0 share=1' cannot be read: depth=6.0 is not between 1 and 6 blocks (with
-    a point it is a fraction of them).
-tiers='all depth=1 share=1'
-    tiers: a depth of 1 blocks reaches no exit; the first is after block 2, so make the tier
-    deeper or add an exit.
-tiers='all depth=6 trained=7 share=1'
-    tiers: 'all depth=6 trained=7 share=1' cannot be read: trained=7 is not between 1 and 6
-    blocks.
-tiers='all depth=3 trained=1 share=1' method=exits
-    tiers: 'all' trains nothing (its last 1 of 3 blocks hold no adapter); give it more trained
-    blocks, or an exit.
-tiers='all depth=6 clients=0-1'
-    tiers: client 2 is in no tier; list it, or give the tiers shares.
-tiers='all depth=6 clients=3-0'
-    tiers: 'all depth=6 clients=3-0' cannot be read: 3-0 runs backwards.
-tiers='all depth=6 clients=-1'
-    tiers: 'all depth=6 clients=-1' cannot be read: '-1' is neither a client such as 3 nor a
-    range such as 5-9.
-tiers='all depth=6 clients=0,x'
-    tiers: 'all depth=6 clients=0,x' cannot be read: 'x' is neither a client such as 3 nor a
-    range such as 5-9.
-tiers='all depth=6 clients=0-9'
-    tiers: there is no client 9; the 4 clients count from 0.
-tiers='all depth=6 clients=0-99999999999'
-    tiers: 'all depth=6 clients=0-99999999999' cannot be read: there is no client 99999999999.
-tiers='a depth=6 clients=0,1; b depth=3 clients=1-3'
-    tiers: a client is listed in two tiers; list it in one.
-tiers='mean depth=6 share=1'
-    tiers: 'mean' is a field of summary.json; give the tier another name.
-tiers='worst-decile depth=6 share=1'
-    tiers: 'worst-decile' is a field of summary.json; give the tier another name.
-# settings files
---config
-    argument --config: expected one argument; settings read key=value, and --help tells the
-    rest.
---config no.toml
-    there is no settings file no.toml; configs/ holds examples.
---config ''
-    --config: '' is no path here (it is empty); correct it.
---config {files}/configs
-    {files}/configs cannot be read as a settings file (Is a directory); configs/ holds examples.
---config {files}/configs/words.toml
-    {files}/configs/words.toml is no TOML file: Expected '=' after a key in a key/value pair (at
-    line 1, column 8).
---config {files}/configs/binary.toml
-    {files}/configs/binary.toml is no TOML file: 'utf-8' codec can't decode byte 0xff in
-    position 0: invalid start byte.
---config {files}/configs/table.toml
-    {files}/configs/table.toml: 'run' is a table; settings are plain key = value lines.
---config {files}/configs/json.toml
-    {files}/configs/json.toml is no TOML file: Invalid statement (at line 1, column 1).
---config {files}/configs/same-key.toml
-    {files}/configs/same-key.toml is no TOML file: Cannot overwrite a value (at end of
-    document).
---config {files}/configs/python-name.toml
-    'local_epochs' is no setting; did you mean local-epochs or personalise-epochs?
---config {files}/configs/dotted.toml
-    'a.b' is no setting; see docs/settings.md.
---config {files}/configs/deep.toml
-    {files}/configs/deep.toml is no TOML file: maximum recursion depth exceeded.
 """)

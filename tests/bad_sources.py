@@ -1,4 +1,4 @@
-"""The table of bad input, second part: where settings lead to wrong files (tests/bad_files.py)."""
+"""The table of bad input, third part: where settings lead to wrong files (tests/bad_files.py)."""
 
 from __future__ import annotations
 
@@ -89,6 +89,9 @@ partition=natural
     "folder" in client/class folders; choose another partition.
 partition=pathological classes-per-client=11
     classes-per-client: 11 must be 1 to 10, the number of classes with images.
+client-test=central
+    client-test: central needs a partition that divides two sets alike, which dirichlet does not;
+    set partition to dirichlet-equal, or client-test to split.
 normalise=dataset
     normalise: dataset 'digits' comes without a mean and a standard deviation of its own, or is
     not on this machine; set normalise to "backbone".

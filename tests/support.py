@@ -28,7 +28,19 @@ class Run:
 
     def bank(self) -> dict[str, np.ndarray]:
         """The final adapters by key."""
-        return load_file(self.output / "adapters" / "adapters.safetensors")
+        return load_bank(self.output / "adapters")
+
+
+def load_bank(folder: Path) -> dict[str, np.ndarray]:
+    """The tensors of an exported folder by key; LoRA is under peft's names in a file of its own."""
+    tensors = load_file(folder / "exits.safetensors")
+    if (folder / "adapter_model.safetensors").exists():
+        for name, value in load_file(folder / "adapter_model.safetensors").items():
+            # base_model.model.layers.0.attention.q_proj.lora_A.weight
+            block, layer, factor = (name.split(".")[place] for place in (3, 5, 6))
+            target = layer.removesuffix("_proj")
+            tensors[f"block{int(block) + 1}.adapter.{target}.{factor[-1]}"] = value
+    return tensors
 
 
 def with_other_weights(model: Path, folder: Path) -> Path:

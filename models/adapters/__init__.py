@@ -1,17 +1,36 @@
-"""The adapter kinds by name: trained tensors inside the blocks, beside what the method trains."""
+"""The adapter kinds by name: trained tensors inside the backbone, beside the method's own."""
 
 from __future__ import annotations
 
 from ..backbone import ModelError
 from .base import NO_ADAPTER, UNADAPTED, Adapter, AdapterSpec
-from .bottleneck import ParallelAdapter
+from .bottleneck import ParallelAdapter, SerialAdapter
+from .full import FullAdapter
+from .lora import LINEARS, LoraAdapter, parse_targets
+from .ssf import SsfAdapter
 
-__all__ = ["ADAPTERS", "NO_ADAPTER", "UNADAPTED", "Adapter", "AdapterSpec", "build_adapter"]
+__all__ = [
+    "ADAPTERS",
+    "LINEARS",
+    "NO_ADAPTER",
+    "RANKED",
+    "UNADAPTED",
+    "Adapter",
+    "AdapterSpec",
+    "build_adapter",
+    "parse_targets",
+]
 
 ADAPTERS: dict[str, type[Adapter]] = {
     NO_ADAPTER: Adapter,
+    "lora": LoraAdapter,
     "parallel": ParallelAdapter,
+    "serial": SerialAdapter,
+    "ssf": SsfAdapter,
+    "full": FullAdapter,
 }
+# Kinds whose tensors of a smaller rank are leading parts of those of a larger one.
+RANKED = ("lora", "parallel", "serial")
 
 
 def build_adapter(spec: AdapterSpec) -> Adapter:

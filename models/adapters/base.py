@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import nn
 
 from ..backbone import Block
 
 NO_ADAPTER = "none"
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -21,10 +24,17 @@ class AdapterSpec:
         A name in `ADAPTERS`.
     rank : int
         Width of a bottleneck, or rank of LoRA.
+    scaling : float
+        Factor of LoRA's product; it does not follow the rank, so that a model of a smaller rank
+        computes what the leading part of a larger one does.
+    targets : tuple[str, ...]
+        Linear layers of a block that get LoRA, of `LINEARS`.
     """
 
     kind: str = NO_ADAPTER
     rank: int = 32
+    scaling: float = 2.0
+    targets: tuple[str, ...] = ("q", "v")
 
 
 UNADAPTED = AdapterSpec()
@@ -33,8 +43,9 @@ UNADAPTED = AdapterSpec()
 class Adapter:
     """A recipe that adapts the parts of a frozen backbone; this one leaves them as they are.
 
-    What a method returns holds the frozen tensors themselves, not copies, beside the tensors to
-    train, so that all models of a process share one backbone.
+    An adapted part holds the frozen tensors themselves, not copies, so that all models of a process
+    share one backbone. Its attribute `trained` is the module that holds what is trained of it, and
+    nothing else, under the names of the bank; without it, all of the part is trained.
     """
 
     def __init__(self, spec: AdapterSpec) -> None:
@@ -47,3 +58,13 @@ class Adapter:
     def block(self, frozen: Block) -> Block:
         """Return the adapted block."""
         return frozen
+
+    def head(self, head: nn.Sequential) -> nn.Sequential:
+        """Return the adapted head (layer norm, linear layer), all of which is trained."""
+        return head
+
+
+def copy_structure(module: Module) -> Module:
+    """Copy a module but not its tensors: parameters and buffers are the same objects in both."""
+    tensors = (*module.parameters(), *module.buffers())
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})

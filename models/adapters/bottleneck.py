@@ -1,4 +1,4 @@
-"""Adapter kind `parallel`: a bottleneck beside each branch of a block."""
+"""Adapter kinds `parallel` and `serial`: a bottleneck at each branch of a block."""
 
 from __future__ import annotations
 
@@ -10,35 +10,59 @@ from ..initialisation import init_linear
 from .base import Adapter
 
 
-class Bottleneck(nn.Sequential):
+class Bottleneck(nn.Module):
     """``Up(ReLU(Down(x)))`` from width D through `rank` back to D, with biases."""
 
     def __init__(self, width: int, rank: int) -> None:
-        super().__init__(nn.Linear(width, rank), nn.ReLU(), nn.Linear(rank, width))
+        super().__init__()
+        self.down = nn.Linear(width, rank)
+        self.up = nn.Linear(rank, width)
+        self.apply(init_linear)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens ``(B, N, D)`` to what is added to a branch, ``(B, N, D)``."""
+        output: Tensor = self.up(torch.relu(self.down(tokens)))
+        return output
 
 
-class ParallelBlock(Block):
-    """A frozen block with a bottleneck beside each branch, fed with what feeds the branch.
+class BottleneckBlock(Block):
+    """A frozen block with a bottleneck for each branch, ``2 * (2 * D * rank + rank + D)`` trained.
 
-    ``2 * (2 * D * rank + rank + D)`` trained parameters. The form is that of ReeFL's code
-    (arXiv 2405.14791, "PA"): weights start at std 0.02, not at zero, so the features are slightly
-    perturbed from the beginning.
+    The forms are those of ReeFL's code (arXiv 2405.14791): weights start at std 0.02, not at zero,
+    so the features are slightly perturbed from the beginning.
     """
 
     def __init__(self, block: Block, rank: int) -> None:
         super().__init__(*block.parts())
-        self.beside_attention = Bottleneck(block.width, rank)
-        self.beside_mlp = Bottleneck(block.width, rank)
-        self.beside_attention.apply(init_linear)
-        self.beside_mlp.apply(init_linear)
+        self.trained = nn.ModuleDict(
+            {branch: Bottleneck(block.width, rank) for branch in ("attention", "mlp")}
+        )
+
+
+class ParallelBlock(BottleneckBlock):
+    """Each bottleneck stands beside its branch and reads what feeds it ("PA")."""
 
     def attention_branch(self, normed: Tensor) -> Tensor:
         """Add the bottleneck of the branch's input to the attention output, ``(B, N, D)``."""
-        return torch.add(super().attention_branch(normed), self.beside_attention(normed))
+        return super().attention_branch(normed) + self.trained["attention"](normed)
 
     def mlp_branch(self, normed: Tensor) -> Tensor:
         """Add the bottleneck of the branch's input to the MLP output, ``(B, N, D)``."""
-        return torch.add(super().mlp_branch(normed), self.beside_mlp(normed))
+        return super().mlp_branch(normed) + self.trained["mlp"](normed)
+
+
+class SerialBlock(BottleneckBlock):
+    """Each bottleneck stands behind its branch and reads its output, before the residual ("SA")."""
+
+    def attention_branch(self, normed: Tensor) -> Tensor:
+        """Add the bottleneck of the attention output to it, ``(B, N, D)``."""
+        output = super().attention_branch(normed)
+        return output + self.trained["attention"](output)
+
+    def mlp_branch(self, normed: Tensor) -> Tensor:
+        """Add the bottleneck of the MLP output to it, ``(B, N, D)``."""
+        output = super().mlp_branch(normed)
+        return output + self.trained["mlp"](output)
 
 
 class ParallelAdapter(Adapter):
@@ -47,3 +71,11 @@ class ParallelAdapter(Adapter):
     def block(self, frozen: Block) -> Block:
         """Return the block with its bottlenecks; see `ParallelBlock`."""
         return ParallelBlock(frozen, self.spec.rank)
+
+
+class SerialAdapter(Adapter):
+    """Gives every block bottlenecks behind its branches."""
+
+    def block(self, frozen: Block) -> Block:
+        """Return the block with its bottlenecks; see `SerialBlock`."""
+        return SerialBlock(frozen, self.spec.rank)

@@ -1,7 +1,8 @@
 """Bad input: what a user types, and the one sentence that it gets; replies; runs that die.
 
-The rows stand in tests/bad_settings.py, bad_sources.py and bad_runs.py; in them {files} holds what
-tests/bad_files.py writes, {vit} is a sound backbone of six blocks, and {tmp} an empty folder.
+The rows stand in tests/bad_settings.py, bad_tiers.py, bad_sources.py and bad_runs.py; in them
+{files} holds what tests/bad_files.py writes, {vit} is a sound backbone of six blocks, and {tmp} an
+empty folder.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import torch
 from bad_files import write_backbones, write_configs, write_data, write_runs
 from bad_replies import FAILED, REPLIES, Reply
 from bad_runs import COMPARE, OUTPUT, PREDICT, RESUME
-from bad_settings import SETTINGS, TIERS_AND_FILES
+from bad_settings import SETTINGS
 from bad_sources import BACKBONES, DATA
+from bad_tiers import TIERS_AND_FILES
 from flwr.app import Context, Message
 from safetensors.numpy import load_file
 from support import SMALL, Run

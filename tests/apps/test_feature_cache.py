@@ -13,7 +13,7 @@ from client_app.app import app
 from client_app.node import simulated_nodes
 from client_app.predictor import FeatureCache, Predictor
 from data import BatchTransform, ImageSet, Part
-from models import AdapterModel, Backbone, build_model
+from models import AdapterModel, AdapterSpec, Backbone, build_model
 from server_app.app import run
 from server_app.inprocess import InProcessGrid
 from settings import Settings
@@ -145,7 +145,7 @@ def test_what_training_or_chance_changes_is_not_kept(
     kind: str, backbone: Backbone, images: ImageSet, passes: Passes
 ) -> None:
     method = "accumulator" if kind == "accumulator" else "exits"
-    adapter = "parallel" if kind == "adapter" else "none"
+    adapter = AdapterSpec("parallel" if kind == "adapter" else "none")
     built = build_model(method, backbone, EXITS, 3, adapter=adapter)
     augment = "shift" if kind == "augmented" else "none"
     transform = BatchTransform(16, [0.5], [0.25], augment=augment)

@@ -211,6 +211,27 @@ def test_personalisation_leaves_out_who_was_refused() -> None:
     assert client_figures.personalisation([*CLIENTS, *refused], TIERS) is None
 
 
+def test_personal_epochs_run_from_before_to_the_last() -> None:
+    """Accuracies of everybody, of the worst tenth and of each tier there is."""
+    scores = [
+        {"mean": mean, "worst-decile": worst, "large": mean}
+        for mean, worst in ((0.4, 0.2), (0.5, 0.1), (0.6, 0.3))
+    ]
+    personal = {"before": scores[0], "by-epoch": {"1": scores[1], "2": scores[2]}}
+    figure = client_figures.personal_epochs(personal, TIERS)
+    places, everybody = [0, 1, 2], [40, 50, 60]
+    for (at, values), expected in zip(
+        lines_of(figure), (everybody, [20, 10, 30], everybody), strict=True
+    ):
+        assert at == places
+        assert_allclose(values, expected)
+    names = [text.get_text() for text in axes_of(figure).texts]
+    assert names == ["worst tenth: 30.0", "all clients: 60.0", "large: 60.0"]
+    one = {"before": scores[0], "by-epoch": {"1": scores[1]}}
+    assert client_figures.personal_epochs(one, TIERS) is None
+    assert client_figures.personal_epochs(None, TIERS) is None
+
+
 def test_partition_stands_by_tier_and_holds_every_count() -> None:
     figure = client_figures.partition(HELD, CLIENTS, TIERS)
     figure.draw_without_rendering()

@@ -1,5 +1,6 @@
 """Who a node is: simulated by partition, or real with a folder, a name and a tier of its own."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from flwr.app import Context, RecordDict
 from PIL import Image
 
 from client_app.node import LocalNode, local_node
-from data import DataError
+from data import DataError, load_source, register_source
 from models import ModelError
 from settings import Settings, SettingsError
 from wiring import make_model
@@ -43,6 +44,36 @@ def test_a_simulated_node_is_its_partition(tiny_vit: Path) -> None:
     # All but the central test set: 1,797 images less a fifth.
     assert sum(len(one.train) + len(one.test) for one in nodes) == 1437
     assert all(len(one.train) > len(one.test) > 0 for one in nodes)
+
+
+def test_a_simulated_nodes_test_part_may_be_of_the_central_test_set(tiny_vit: Path) -> None:
+    """Equal parts of both sets, 1437 and 360 images, and of the same classes."""
+    settings = settings_for(
+        tiny_vit, partition="dirichlet-equal", alpha=0.1, client_test="central"
+    )
+    nodes = [node(settings, partition_id=n, num_partitions=4) for n in range(4)]
+    assert sorted(len(one.train) for one in nodes) == [359, 359, 359, 360]
+    assert [len(one.test) for one in nodes] == [90] * 4
+    for one in nodes:
+        assert one.train.images is one.source.train
+        assert one.test.images is one.source.test
+        shares = [np.bincount(p.labels, minlength=10) / len(p) for p in (one.train, one.test)]
+        assert np.abs(shares[0] - shares[1]).sum() < 0.7
+    together = np.concatenate([one.test.positions for one in nodes])
+    assert sorted(together) == list(range(360))
+
+
+def test_a_central_test_part_needs_a_central_test_set(tiny_vit: Path) -> None:
+    source = replace(load_source("digits", image_size=16), test=None)
+    register_source("digits-without-test", lambda *_: source)
+    settings = settings_for(
+        tiny_vit, dataset="digits-without-test", partition="iid", client_test="central"
+    )
+    with pytest.raises(SettingsError) as caught:
+        node(settings, partition_id=0, num_partitions=2)
+    assert str(caught.value) == (
+        "client-test: dataset 'digits-without-test' has no test set here; set it to split."
+    )
 
 
 def test_a_real_node_has_a_folder_a_name_and_a_tier(tiny_vit: Path, tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Context, Message
-from safetensors.numpy import load_file
-from support import SMALL, Run
+from support import SMALL, Run, load_bank
 
 from client_app.app import create_client_app
 from client_app.node import LocalNode, simulated_nodes
@@ -71,10 +70,30 @@ def test_every_client_has_a_row_with_its_accuracy_before_and_after(whole: Run) -
     assert mean(r["accuracy"] for r in rows) > mean(r["accuracy-before"] for r in rows) + 0.05
 
 
+def test_each_epoch_has_its_accuracy(whole: Run, tiny_vit: Path, tmp_path: Path) -> None:
+    """After one epoch of two stands what a run with one epoch ends with."""
+    run_in_process(settings_of(tiny_vit, tmp_path / "one", personalise_epochs=1))
+    one = personal_rows(Run(tmp_path / "one"))
+    for row, shorter in zip(personal_rows(whole), one, strict=True):
+        assert row["accuracy-epoch-1"] == shorter["accuracy-epoch-1"] == shorter["accuracy"]
+        assert row["accuracy-epoch-2"] == row["accuracy"]
+        assert "accuracy-epoch-2" not in shorter
+    assert any(row["accuracy-epoch-1"] != row["accuracy"] for row in personal_rows(whole))
+
+
+def test_the_learning_rate_can_be_its_own(whole: Run, tiny_vit: Path, tmp_path: Path) -> None:
+    """At a rate of next to nothing everybody stays what they were; the rounds keep theirs."""
+    values = {"personalise_epochs": 1, "personalise_rate": 1e-12}
+    run_in_process(settings_of(tiny_vit, tmp_path / "still", **values))
+    still = Run(tmp_path / "still")
+    for row, other in zip(personal_rows(still), personal_rows(whole), strict=True):
+        assert row["accuracy"] == row["accuracy-before"] == other["accuracy-before"]
+
+
 def test_the_adapters_stay_on_the_node(whole: Run) -> None:
-    """The reply holds three numbers; the message holds the plan's units."""
+    """The reply holds five numbers; the message holds the plan's units."""
     for row in personal_rows(whole):
-        assert row["bytes-up"] < 200 < row["bytes-down"]
+        assert row["bytes-up"] < 300 < row["bytes-down"]
 
 
 def test_the_summary_holds_the_means(whole: Run) -> None:
@@ -86,6 +105,13 @@ def test_the_summary_holds_the_means(whole: Run) -> None:
         assert found[name]["worst-decile"] == min(row[key] for row in rows)
         odd = mean(row[key] for row in rows if row["tier"] == "odd")
         assert found[name]["odd"] == pytest.approx(odd)
+    assert list(found["by-epoch"]) == ["1", "2"]
+    first = [row["accuracy-epoch-1"] for row in rows]
+    assert found["by-epoch"]["1"]["mean"] == pytest.approx(mean(first))
+    assert found["by-epoch"]["1"]["worst-decile"] == min(first)
+    small = [value for row, value in zip(rows, first, strict=True) if row["tier"] == "small"]
+    assert found["by-epoch"]["1"]["small"] == pytest.approx(mean(small))
+    assert found["by-epoch"]["2"] == found["after"]
 
 
 def test_the_bank_is_that_of_a_run_without_it(whole: Run, tiny_vit: Path, tmp_path: Path) -> None:
@@ -118,7 +144,7 @@ def test_what_a_client_saved_has_the_stated_accuracy(
     row, node = personal_rows(whole)[client], simulated_nodes(settings)[client]
     folder = Path(settings.personal_dir) / str(client)
     assert accuracy(folder, node) == pytest.approx(row["accuracy"], abs=1e-9)
-    saved = load_file(folder / "adapters.safetensors")
+    saved = load_bank(folder)
     assert {key.split(".")[0] for key in saved} == {f"block{b}" for b in UNITS[node.tier]}
     frozen = {"block1.", "block2.", "block3."} if node.tier == "odd" else set()
     for key, value in saved.items():
@@ -169,7 +195,7 @@ def test_a_folder_that_cannot_be_written_is_refused_in_a_sentence(
     if obstacle == "file":
         own.write_text("in the way")
     else:
-        (own / "0" / ".adapters.safetensors").mkdir(parents=True)
+        (own / "0" / ".exits.safetensors").mkdir(parents=True)
     settings = settings_of(
         tiny_vit, tmp_path / "run", **ONE_ROUND, personal_dir=str(own), tiers="all depth=2 share=1"
     )

@@ -22,7 +22,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "personalise-epochs": 1,
         "client-processes": 2,
     },
-    "accumulator": {"method": "accumulator", "client-processes": 3},
+    "inclusivefl": {
+        "method": "inclusivefl",
+        "adapter": "parallel",
+        "adapter-rank": 4,
+        "personalise-epochs": 1,
+        "client-processes": 2,
+    },
+    "scalefl": {
+        "method": "scalefl",
+        "adapter": "lora",
+        "adapter-rank": 4,
+        "wire-dtype": "bf16",
+        "client-processes": 2,
+    },
+    "accumulator": {"method": "accumulator", "server-optimizer": "dyn", "client-processes": 3},
 }
 OPENED = "preprocessor_config.json"  # of a backbone's files the one that Python itself opens
 # Python runs a module of this name at its start, in Ray's processes too.
@@ -83,7 +97,7 @@ def test_ray_gives_the_bits_of_the_in_process_run(
     for part in ("accuracy", "client-accuracy", "bytes", "personalisation"):
         assert there.summary.get(part) == here.summary.get(part)
     if own:
-        assert len(list((tmp_path / "own").glob("*/adapters.safetensors"))) == 6
+        assert len(list((tmp_path / "own").glob("*/exits.safetensors"))) == 6
     by_process = Counter(loads.read_text().split())
     by_process.pop(str(os.getpid()), None)
     assert 1 <= len(by_process) <= changes["client-processes"]

@@ -172,6 +172,7 @@ def test_personalisation_and_privacy_are_shown_where_they_are(tmp_path: Path) ->
         "before": {"mean": 0.4, "worst-decile": 0.2, "small": 0.2, "large": 0.5},
         "after": {"mean": 0.5, "worst-decile": 0.3, "small": 0.3, "large": 0.6},
     }
+    personal["by-epoch"] = {"1": personal["before"], "2": personal["after"]}
     privacy = {"epsilon": 3.2149, "delta": 1e-5, "noise-multiplier": 1.1}
     run = write_files(
         tmp_path, [], [*CLIENTS, *PERSONAL], personalisation=personal, privacy=privacy
@@ -186,7 +187,8 @@ def test_personalisation_and_privacy_are_shown_where_they_are(tmp_path: Path) ->
     rows = table_rows(html)
     column = rows[0].index("Personalised")
     assert [row[column] for row in rows[1:3]] == ["30.0 %", "60.0 %"]
-    assert (run / "figures" / "personalisation.png").is_file()
+    for name in ("personalisation", "personalisation-epochs"):
+        assert (run / "figures" / f"{name}.png").is_file()
 
 
 def test_cost_and_partition_are_drawn_where_they_are_known(tmp_path: Path) -> None:

@@ -17,21 +17,33 @@ from support import ROOT, SMALL, Run
 from settings import SettingsError
 
 RunApp = Callable[..., Any]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "exits": {"method": "exits"},
+    "accumulator": {"method": "accumulator"},
+    "adam": {"method": "exits", "server_optimizer": "adam"},
+    "inclusivefl": {
+        "method": "inclusivefl",
+        "adapter": "parallel",
+        "adapter_rank": 4,
+        "server_optimizer": "adam",
+    },
+}
 
 
-@pytest.mark.parametrize("method", ["exits", "accumulator"])
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_a_run_resumed_after_any_round_ends_bit_identical(
-    run_app: RunApp, method: str, stop: int
+    run_app: RunApp, variant: str, stop: int
 ) -> None:
-    whole = run_app("whole", method=method, rounds=4, evaluate_every=2)
+    values = {**VARIANTS[variant], "rounds": 4, "evaluate_every": 2}
+    whole = run_app("whole", **values)
     cut = whole.output.parent / "cut"
     shutil.copytree(whole.output, cut)
     shutil.rmtree(cut / "checkpoint")
     # What a kill right after round `stop` leaves: its checkpoint, and rows maybe one round ahead.
-    first = run_app_until(whole, stop, run_app, method)
+    first = run_app_until(whole, stop, run_app, values)
     shutil.copytree(first / "checkpoint", cut / "checkpoint")
-    rest = run_app("cut", method=method, rounds=4, evaluate_every=2, resume=str(cut))
+    rest = run_app("cut", **values, resume=str(cut))
     for key, value in whole.bank().items():
         assert rest.bank()[key].tobytes() == value.tobytes()
     assert [row["round"] for row in rest.metrics] == [0, 1, 2, 3, 4]
@@ -42,7 +54,7 @@ def test_a_run_resumed_after_any_round_ends_bit_identical(
     assert len(rest.clients) == len(whole.clients)
 
 
-def run_app_until(whole: Run, stop: int, run_app: RunApp, method: str) -> Path:
+def run_app_until(whole: Run, stop: int, run_app: RunApp, values: dict[str, Any]) -> Path:
     """Run the same settings and fail on purpose in the round after `stop`; return the folder."""
     import server_app.checkpoint as checkpoint
 
@@ -59,7 +71,7 @@ def run_app_until(whole: Run, stop: int, run_app: RunApp, method: str) -> Path:
     checkpoint.Checkpoints.write = write_and_stop  # type: ignore[method-assign]
     try:
         with pytest.raises(StopError):
-            run_app("until", method=method, rounds=4, evaluate_every=2)
+            run_app("until", **values)
     finally:
         checkpoint.Checkpoints.write = write  # type: ignore[method-assign]
     return whole.output.parent / "until"

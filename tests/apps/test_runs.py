@@ -1,6 +1,7 @@
 """Whole runs in-process: every method through the same matrix, with the files they leave."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,11 +22,35 @@ from strategies import exchange
 from wiring import get_backbone
 
 RunApp = Callable[..., Any]
+RANKS = (
+    "small depth=2 rank=1 clients=0,1; medium depth=4 trained=2 rank=2 clients=2,3; "
+    "large depth=6 clients=4,5"
+)
 VARIANTS: dict[str, dict[str, Any]] = {
     "exits": {"method": "exits"},
+    "depthfl": {"method": "depthfl"},
+    "reefl": {"method": "reefl"},
+    "exclusivefl": {"method": "exclusivefl"},
+    "inclusivefl": {"method": "inclusivefl"},
+    "inclusivefl parallel": {"method": "inclusivefl", "adapter": "parallel", "adapter-rank": 4},
+    "scalefl": {"method": "scalefl"},
     "accumulator": {"method": "accumulator"},
     "per-block": {"method": "accumulator", "accumulator-sharing": "per-block"},
     "parallel": {"method": "exits", "adapter": "parallel", "adapter-rank": 4},
+    "serial": {"method": "exits", "adapter": "serial", "adapter-rank": 4},
+    "lora": {"method": "exits", "adapter": "lora", "adapter-rank": 4, "adapter-alpha": 8.0},
+    "mixed ranks": {"method": "exits", "adapter": "serial", "adapter-rank": 4, "tiers": RANKS},
+    "products": {
+        "method": "exits",
+        "adapter": "lora",
+        "adapter-rank": 4,
+        "tiers": RANKS,
+        "rank-aggregation": "product",
+    },
+    "ssf": {"method": "exits", "adapter": "ssf"},
+    "full": {"method": "exits", "adapter": "full"},
+    "yogi": {"method": "exits", "server-optimizer": "yogi", "server-learning-rate": 0.05},
+    "feddyn": {"method": "exits", "server-optimizer": "dyn"},
 }
 
 
@@ -71,7 +96,7 @@ def test_stale_adapters_of_another_client_do_not_matter(
     load = app._load
 
     def poisoned(message: Any, node: Any, settings: Settings) -> Any:
-        model = app.get_trainer(settings, node.num_classes).model
+        model = app.get_trainer(settings, node.num_classes, node.tier).model
         for parameter in model.adapter_parameters().values():
             parameter.data.fill_(float("nan"))
         return load(message, node, settings)
@@ -80,14 +105,28 @@ def test_stale_adapters_of_another_client_do_not_matter(
     assert same(clean.bank(), run_app("poisoned", **variant, rounds=2).bank())
 
 
+def held_size(variant: dict[str, Any], tier: str, key: str, shape: tuple[int, ...]) -> int:
+    """Elements of a tensor that a tier holds: all, but for ScaleFL's widths and mixed ranks."""
+    if variant["method"] == "scalefl" and shape[-1] == 24:
+        return math.prod(shape) // 24 * {"small": 9, "medium": 16, "large": 24}[tier]
+    if "tiers" in variant and ".adapter." in key and not key.endswith("up.bias"):
+        return math.prod(shape) // 4 * {"small": 1, "medium": 2, "large": 4}[tier]
+    return math.prod(shape)
+
+
 def test_only_the_plans_bytes_travel(run_app: RunApp, variant: dict[str, Any]) -> None:
     run = run_app(**variant)
-    sizes = {key: value.size for key, value in run.bank().items()}
     trained = run.summary["trainable-parameters"]
     depth = {"small": (1, 2), "medium": (3, 4), "large": (1, 6)}
     for tier, (lowest, highest) in depth.items():
+        held = {key: held_size(variant, tier, key, v.shape) for key, v in run.bank().items()}
         units = {"shared", *(f"block{b}" for b in range(lowest, highest + 1))}
-        expected = sum(size for key, size in sizes.items() if key.split(".")[0] in units)
+        units |= {"embed"} if lowest == 1 else set()
+        if variant["method"] == "inclusivefl" and tier != "large":
+            units = units - {f"block{highest}"} | {f"exit{highest}"}
+        if variant["method"] == "exclusivefl" and tier != "large":
+            units = set()
+        expected = sum(size for key, size in held.items() if key.split(".")[0] in units)
         assert trained[tier] == expected
     for row in run.clients:
         if row["phase"] == "train":

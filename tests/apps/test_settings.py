@@ -1,6 +1,7 @@
 """Settings: one list of keys, types and sentences."""
 
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,10 @@ import pytest
 
 from data import AUGMENTATIONS, PARTITIONS, SAMPLINGS
 from models.adapters import ADAPTERS
-from models.registry import METHODS
+from models.registry import METHODS, parse_exits
 from run_simulation import parse
 from settings import Settings, SettingsError, load_toml
-from strategies import WIRE_DTYPES
+from strategies import WIRE_DTYPES, assign_tiers, parse_tiers
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,20 +72,36 @@ def test_of_several_config_files_and_equal_keys_the_later_wins(tmp_path: Path) -
     assert (settings.alpha, settings.batch_size) == (0.2, 7)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda p: p.stem)
-def test_every_shipped_config_parses_and_names_its_command(path: Path) -> None:
-    Settings.from_dict(load_toml(path))
-    header = path.read_text().split("\n\n")[0]
-    assert f"run_simulation.py --config configs/{path.name}" in header
+CONFIGS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "configs").rglob("*.toml"))]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_shipped_config_parses_and_names_its_command(name: str) -> None:
+    settings = Settings.from_dict(load_toml(ROOT / name))
+    parse_tiers(settings.tiers, 12)
+    header = (ROOT / name).read_text().split("\n\n")[0]
+    assert f"run_simulation.py --config {name}" in header
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if "reefl" in name])
+def test_the_protocols_have_a_tier_for_each_exit_of_equal_size(name: str) -> None:
+    """Twelve exits and 100 clients: as many in each tier as client numbers modulo 12 give."""
+    settings = Settings.from_dict(load_toml(ROOT / name))
+    tiers = parse_tiers(settings.tiers, 12)
+    assert tuple(tier.depth for tier in tiers) == parse_exits(settings.exits, 12)
+    found = Counter(assign_tiers(tiers, settings.num_clients, settings.seed))
+    expected = Counter(client % len(tiers) for client in range(settings.num_clients))
+    assert sorted(found.values()) == sorted(expected.values())
+    assert len(tiers) == (12 if name.endswith("_e12.toml") else 4)
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"learning-rat": 1}, "'learning-rat' is no setting; did you mean learning-rate"),
     ({"zzz": 1}, "'zzz' is no setting; see docs/settings.md"),
     ({"learning_rate": 1}, "did you mean learning-rate"),
-    ({"method": "accumulate"}, "'accumulate' is not one of accumulator, exits. Did you mean acc"),
+    ({"method": "accumulate"}, "reefl, scalefl. Did you mean accumulator?"),
     ({"partition": "dirichelet"}, "Did you mean dirichlet"),
-    ({"adapter": "lorra"}, "not one of none, parallel"),
+    ({"adapter": "lorra"}, "not one of none, lora, parallel, serial, ssf, full. Did you mean lora"),
     ({"wire-dtype": "fp64"}, "not one of fp32, fp16"),
     ({"rounds": "ten"}, "rounds: 'ten' is not a whole number"),
     ({"rounds": "1.5"}, "not a whole number"),
@@ -102,6 +119,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"test-share": 0.95}, "test-share: 0.95 must be 0.9 or less"),
     ({"clip-norm": -1}, "clip-norm: -1.0 must be 0 or more"),
     ({"image-size": 10_000}, "image-size: 10000 must be 4096 or less"),
+    ({"clip-value": -1}, "clip-value: -1.0 must be 0 or more"),
+    ({"minimum-rate": 0.01}, "minimum-rate: 0.01 is above the learning-rate of 0.002; lower it."),
+    ({"client-test": "centre"}, "client-test: 'centre' is not one of split, central. Did you mean"),
     ({"clients-per-round": 30}, "30 is more than the num-clients of 20"),
     ({"learning-rate": "inf"}, "learning-rate: inf is not a finite number"),
     ({"seed": 2**32}, "must be 4294967295 or less"),

@@ -10,7 +10,7 @@ import torch
 from support import Run
 
 from client_app.node import LocalNode, simulated_nodes
-from client_app.training import Trainer, client_seed, restart
+from client_app.training import Trainer, client_seed, learning_rate, restart
 from data import epoch_order
 from settings import Settings, SettingsError
 from wiring import get_backbone, get_device, make_model
@@ -63,6 +63,81 @@ def test_classes_are_drawn_as_the_sampling_says(tiny_vit: Path) -> None:
     shares = np.bincount(labels)[np.unique(labels)] / len(labels)
     drawn = np.bincount(seen)[np.unique(labels)] / len(seen)
     assert shares.min() < 0.02 < 0.5 / len(shares) < drawn.min()
+
+
+def one_step(tiny_vit: Path, **values: Any) -> dict[str, np.ndarray]:
+    """How far a step of plain SGD at rate 1 moves each tensor: the gradient, as it was clipped."""
+    fixed = {"optimizer": "sgd", "learning_rate": 1.0, "head_rate": 1.0, "batch_size": 2000}
+    trainer, nodes = trainer_of(tiny_vit, **fixed, **values)
+    start = trainer.model.adapter_arrays()
+    node = nodes[0]
+    trainer.train(
+        UNITS, 6, node.train, node.train_transform, server_round=1, client_key="0", epochs=1
+    )
+    return {key: start[key] - value for key, value in trainer.model.adapter_arrays().items()}
+
+
+def test_gradients_are_cut_by_value_and_then_scaled_by_norm(tiny_vit: Path) -> None:
+    free = one_step(tiny_vit, clip_norm=0.0)
+    largest = max(np.abs(value).max() for value in free.values())
+    limit = float(largest) / 4
+    cut = {key: value.clip(-limit, limit) for key, value in free.items()}
+    norm = float(np.sqrt(sum((value**2).sum() for value in cut.values())))
+    found = one_step(tiny_vit, clip_norm=0.0, clip_value=limit)
+    both = one_step(tiny_vit, clip_norm=norm / 2, clip_value=limit)
+    for key, value in cut.items():
+        np.testing.assert_allclose(found[key], value, atol=1e-6)
+        np.testing.assert_allclose(both[key], value / 2, atol=1e-6)
+
+
+def test_the_schedule_falls_to_the_minimum() -> None:
+    """Half a cosine over four rounds: 1, 0.85, 0.5, 0.15 of the rate."""
+    values: dict[str, Any] = {"learning_rate": 0.1, "rounds": 4}
+    free, floored = Settings(**values), Settings(**values, minimum_rate=0.03)
+    rates = [0.1, 0.05 * (1 + 0.5**0.5), 0.05, 0.05 * (1 - 0.5**0.5)]
+    assert [learning_rate(free, r) for r in range(1, 5)] == pytest.approx(rates)
+    assert [learning_rate(floored, r) for r in range(1, 5)] == pytest.approx([*rates[:3], 0.03])
+    constant = Settings(**values, schedule="constant", minimum_rate=0.03)
+    assert learning_rate(constant, 4) == 0.1
+
+
+def test_the_published_schedule_is_ours_one_round_later() -> None:
+    """max(1e-3, 0.05 / 2 (1 + cos(pi r / 1000))) with r from 1."""
+    settings = Settings(learning_rate=0.05, minimum_rate=1e-3, rounds=1000)
+    for published in (1, 250, 500, 900, 950, 999):
+        cosine = 0.5 * 0.05 * (1 + np.cos(np.pi * published / 1000))
+        assert learning_rate(settings, published + 1) == pytest.approx(max(1e-3, cosine))
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
+def test_scores_between_epochs_leave_the_training_alone(tiny_vit: Path, optimizer: str) -> None:
+    """The optimiser and the random numbers go on: the same bits as without a look."""
+    results = []
+    for looked in (False, True):
+        trainer, nodes = trainer_of(tiny_vit, optimizer=optimizer, augment="crop")
+        node, seen = nodes[0], []
+
+        def look(trainer: Trainer = trainer, node: LocalNode = node, seen: Any = seen) -> None:
+            seen.append(trainer.predictor.score(node.test, node.test_transform, 6).last)
+            assert not trainer.model.training
+
+        result = trainer.train(
+            UNITS,
+            6,
+            node.train,
+            node.train_transform,
+            server_round=1,
+            client_key="0",
+            epochs=3,
+            after_epoch=look if looked else None,
+        )
+        assert len(seen) == 3 * looked
+        assert trainer.model.training
+        results.append((trainer.model.adapter_arrays(), result.metrics["train-loss"]))
+    (plain, loss), (watched, same_loss) = results
+    assert loss == same_loss
+    for key, value in plain.items():
+        assert watched[key].tobytes() == value.tobytes()
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adamw"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import DataError, ImageSet, load_source, partition, split_client
+from data import DataError, ImageSet, load_source, partition, partition_test, split_client
 
 PIXELS = np.zeros((6, 2, 2, 1), np.uint8)
 LABELS = np.array([0, 0, 1, 1, 2, 2])
@@ -41,7 +41,8 @@ IMAGE_SET_MISTAKES = {
 }
 
 PARTITION_MISTAKES = {
-    "partition: 'dirichelt' is not one of iid, dirichlet, pathological, natural.": (
+    "partition: 'dirichelt' is not one of iid, dirichlet, dirichlet-equal, pathological, "
+    "natural.": (
         (IMAGES, "dirichelt", 2),
         {},
     ),
@@ -54,6 +55,14 @@ PARTITION_MISTAKES = {
     "alpha: nan must be above 0 and finite.": ((IMAGES, "dirichlet", 2), {"alpha": float("nan")}),
     "partition: dirichlet cannot give each of 3 clients 2 images or more; raise alpha, or lower "
     "num-clients.": ((IMAGES.subset([0, 0, 0, 0, 2, 2]), "dirichlet", 3), {"alpha": 1e-6}),
+    "partition: dirichlet-equal cannot give each of 2 clients 2 images or more; raise alpha.": (
+        (IMAGES.subset([0, 0, 0, 2, 2]), "dirichlet-equal", 2),
+        {"alpha": 1e-9, "seed": 1},
+    ),
+    "alpha: inf must be above 0 and finite.": (
+        (IMAGES, "dirichlet-equal", 2),
+        {"alpha": float("inf")},
+    ),
     "classes-per-client: 4 must be 1 to 3, the number of classes with images.": (
         (IMAGES, "pathological", 2),
         {"classes_per_client": 4},
@@ -118,6 +127,39 @@ def test_partition_mistake(sentence, request_):
     arguments, options = request_
     with pytest.raises(DataError) as caught:
         partition(*arguments, **options)
+    assert str(caught.value) == sentence
+
+
+TEST_PART_MISTAKES = {
+    "client-test: central needs a partition that divides two sets alike, which dirichlet does not; "
+    "set partition to dirichlet-equal, or client-test to split.": (IMAGES, IMAGES, "dirichlet", 2),
+    "client-test: central needs test images of the classes that are trained on, no more and no "
+    "fewer; set client-test to split.": (IMAGES.subset([0, 1, 2, 3]), IMAGES, "pathological", 2),
+    "num-clients: 4 clients need 2 images each and there are 6; lower num-clients to 3 or less.": (
+        IMAGES,
+        IMAGES,
+        "iid",
+        4,
+    ),
+    "client-test: central finds no test images of client 'cem'; set client-test to split.": (
+        OWNED.subset([0, 2]),
+        OWNED,
+        "natural",
+        3,
+    ),
+    "client-test: central finds no test images of client 'ann'; set client-test to split.": (
+        IMAGES,
+        OWNED,
+        "natural",
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize(("sentence", "arguments"), TEST_PART_MISTAKES.items())
+def test_test_part_mistake(sentence, arguments):
+    with pytest.raises(DataError) as caught:
+        partition_test(*arguments)
     assert str(caught.value) == sentence
 
 

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from data import PARTITIONS, ImageSet, load_source, partition
+from data import PARTITIONS, ImageSet, load_source, partition, partition_test
 
 OWNERS = ("dan", "ann", "cem", "bob")
 
@@ -38,7 +38,7 @@ def test_no_image_is_lost_or_has_two_clients(thousand, kind):
     assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(1000))
 
 
-@pytest.mark.parametrize("kind", PARTITIONS[:3])
+@pytest.mark.parametrize("kind", PARTITIONS[:4])
 def test_the_seed_decides(thousand, kind):
     first, again, other = (partition(thousand, kind, 10, seed=seed) for seed in (3, 3, 4))
     assert all(map(np.array_equal, first, again))
@@ -118,3 +118,70 @@ def test_the_libraries_keep_quiet(thousand, capfd):
         partition(thousand, "dirichlet", 20, alpha=0.05, seed=2)
         partition(thousand, "natural", 4)
     assert capfd.readouterr() == ("", "")
+
+
+def test_equal_parts_have_one_size(thousand):
+    """1000 images on 7 clients: six 143 and one 142, however uneven the classes."""
+    parts = partition(thousand, "dirichlet-equal", 7, alpha=0.1)
+    assert sorted(map(len, parts)) == [142] + [143] * 6
+    assert skew(thousand, parts) > 0.4
+
+
+def distances(shares, others):
+    """Mean distance of each client's shares of the classes to its own, and to the next client's."""
+    next_ones = np.roll(others, 1, axis=0)
+    return np.abs(shares - others).sum(1).mean(), np.abs(shares - next_ones).sum(1).mean()
+
+
+def class_shares(images, parts):
+    return np.array([np.bincount(images.labels[part], minlength=10) / len(part) for part in parts])
+
+
+def test_equal_parts_follow_the_class_chances(thousand):
+    """The chances are the first numbers of the seed; towards the end classes are used up."""
+    parts = partition(thousand, "dirichlet-equal", 10, alpha=1.0, seed=3)
+    chances = np.random.default_rng(3).dirichlet([1.0] * 10, size=10)
+    own, others = distances(class_shares(thousand, parts), chances)
+    assert own < 0.45 < 0.8 < others
+
+
+def test_equal_parts_tend_to_equal_shares_as_alpha_grows(thousand):
+    """100 draws of ten equal classes: ten of each, with a standard deviation of three."""
+    counts = 100 * class_shares(thousand, partition(thousand, "dirichlet-equal", 10, alpha=1e8))
+    assert 2 < counts.min() <= counts.max() < 22
+
+
+def test_equal_parts_need_no_image_of_every_class():
+    """Classes 1 and 3 have none: the labels are not those from 0 on."""
+    images = image_set([0] * 50 + [2] * 50 + [4] * 50)
+    parts = partition(images, "dirichlet-equal", 5, alpha=0.5)
+    assert [len(part) for part in parts] == [30] * 5
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(150))
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0])
+def test_a_clients_test_images_are_of_its_own_classes(thousand, alpha):
+    """Equal parts of 5 to 1: the same chances, so about the same shares of every class."""
+    test = image_set(np.repeat(np.arange(10), 20))
+    options = {"alpha": alpha, "seed": 2}
+    held = partition(thousand, "dirichlet-equal", 20, **options)
+    parts = partition_test(test, thousand, "dirichlet-equal", 20, **options)
+    assert [len(part) for part in parts] == [10] * 20
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(200))
+    own, others = distances(class_shares(thousand, held), class_shares(test, parts))
+    assert own < 0.6 * others
+
+
+def test_test_images_of_pathological_clients_are_of_their_classes(thousand):
+    test = image_set(np.repeat(np.arange(10), 20))
+    own = partition(thousand, "pathological", 20, classes_per_client=3, seed=5)
+    parts = partition_test(test, thousand, "pathological", 20, classes_per_client=3, seed=5)
+    for train_part, test_part in zip(own, parts, strict=True):
+        assert {*thousand.labels[train_part]} == {*test.labels[test_part]}
+
+
+def test_test_images_of_owners_are_their_own():
+    """Three of four owners take part; bob has one test image, zoe has no training image."""
+    train = image_set([0] * 8, OWNERS * 2)
+    test = image_set([0] * 6, ("zoe", "cem", "ann", "dan", "bob", "ann"))
+    assert [p.tolist() for p in partition_test(test, train, "natural", 3)] == [[2, 5], [4], [1]]

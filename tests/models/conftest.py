@@ -19,14 +19,14 @@ def exported(tiny_vit: Path, tmp_path: Path) -> Path:
     model = build_model("accumulator", load_backbone(str(tiny_vit)), (2, 4, 6), 3, seed=5)
     folder = tmp_path / "adapters"
     folder.mkdir()
-    save_file(model.adapter_arrays(), folder / "adapters.safetensors")
+    save_file(model.adapter_arrays(), folder / "exits.safetensors")
     description = {
         "method": "accumulator",
         "backbone": str(tiny_vit),
         "image-size": 16,
+        "format": 2,
         "exits": "3",
-        "adapter": "none",
-        "adapter-rank": 32,
+        "adapter": {"kind": "none", "rank": 32, "scaling": 2.0, "targets": ["q", "v"]},
         "options": {"sharing": "shared", "size": "bottleneck"},
         "classes": ["cat", "dog", "elk"],
     }

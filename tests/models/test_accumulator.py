@@ -5,31 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from shapes import shaped_backbone
 from torch import Tensor
 from torch.nn import functional
-from transformers import ViTConfig, ViTModel
 
-from models import AccumulatorModel, AdapterSpec, Backbone, Block, build_model, load_backbone
-
-
-def shaped_backbone(width: int, heads: int) -> Backbone:
-    """A ViT of 12 blocks without weights worth the name, for counting."""
-    config = ViTConfig(hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width)
-    with torch.device("meta"):
-        model = ViTModel(config, add_pooling_layer=False)
-    blocks = [
-        Block(layer.layernorm_before, layer.attention, layer.layernorm_after, layer.mlp)
-        for layer in model.layers
-    ]
-    return Backbone(
-        model.embeddings,
-        blocks,
-        model.layernorm,
-        width=width,
-        image_size=224,
-        mean=[0.5] * 3,
-        std=[0.5] * 3,
-    )
+from models import AccumulatorModel, AdapterSpec, build_model, load_backbone
 
 
 @pytest.mark.parametrize(

@@ -95,29 +95,43 @@ def changed(**values: Any) -> Callable[[Path], None]:
     return lambda folder: write(folder, {**read(folder), **given})
 
 
+def adapter(**values: Any) -> Callable[[Path], None]:
+    """Change fields of the adapter, or without any empty it."""
+    return lambda folder: changed(adapter={**read(folder)["adapter"], **values} if values else {})(
+        folder
+    )
+
+
 def tensors(change: Callable[[dict[str, np.ndarray]], None]) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
-        found = load_file(folder / "adapters.safetensors")
+        found = load_file(folder / "exits.safetensors")
         change(found)
-        save_file(found, folder / "adapters.safetensors")
+        save_file(found, folder / "exits.safetensors")
 
     return apply
 
 
 WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no folder": (shutil.rmtree, "no file .*adapters.json; give the folder adapters/"),
-    "no tensors": (lambda f: (f / "adapters.safetensors").unlink(), "no file .*safetensors"),
+    "no tensors": (lambda f: (f / "exits.safetensors").unlink(), "no file .*safetensors"),
     "no JSON": (lambda f: (f / "adapters.json").write_text("{"), "is no JSON"),
     "binary": (lambda f: (f / "adapters.json").write_bytes(b"\xff\x00"), "is no JSON"),
     "a list": (lambda f: write(f, [1]), "does not describe adapters"),
-    "a later format": (changed(format=2), "format 2, this version reads 1"),
+    "an earlier format": (changed(format=1), "format 1, this version reads 2"),
     "no method": (without("method"), "lacks 'method'"),
     "no classes": (without("classes"), "lacks 'classes'"),
     "a size in words": (changed(image_size="16"), "'16', which is no int"),
     "a size of zero": (changed(image_size=0), "'image-size' .* is below 1"),
     "another size": (changed(image_size=20), "not a multiple of the backbone's patch size"),
     "a foreign method": (changed(method="lora"), "method: 'lora' is unknown"),
-    "a foreign adapter": (changed(adapter="lora"), "adapter: 'lora' is unknown"),
+    "an adapter's name": (changed(adapter="lora"), "'adapter' .* is 'lora', which is no dict"),
+    "a foreign adapter": (adapter(kind="magic"), "adapter: 'magic' is unknown"),
+    "an adapter less": (adapter(), "lacks 'kind'"),
+    "a rank in words": (adapter(rank="4"), "'rank' .* is '4', which is no int"),
+    "a rank of zero": (adapter(rank=0), "adapter-rank: 0 leaves no adapter"),
+    "an endless scale": (adapter(scaling=float("inf")), "'scaling' .* is not finite"),
+    "a foreign target": (adapter(targets=["q", 7]), "'7' is no linear layer of a block"),
+    "no LoRA": (adapter(kind="lora"), "no file .*adapter_model.safetensors"),
     "a foreign option": (changed(options={"colour": 1}), "options in .* are none of the method"),
     "a foreign size": (changed(options={"size": "huge"}), "none of the method .*'huge'"),
     "exits in words": (changed(exits="all"), "exits: 'all' is neither"),
@@ -130,10 +144,10 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another backbone": (changed(backbone="builtin", image_size=32), "check the backbone"),
     "a mean in words": (changed(mean=["0.5"]), "'mean' is not one number or three"),
     "a torn file": (
-        lambda f: (f / "adapters.safetensors").write_bytes(b"PK\x03\x04 a pickle"),
+        lambda f: (f / "exits.safetensors").write_bytes(b"PK\x03\x04 a pickle"),
         "cannot be read as safetensors",
     ),
-    "a tensor less": (tensors(lambda t: t.pop("shared.tokens.query")), "lacks 'shared.tokens.q"),
+    "a tensor less": (tensors(lambda t: t.pop("shared.tokens.query")), "lack 'shared.tokens.q"),
     "a tensor more": (tensors(lambda t: t.update(x=t["shared.tokens.query"])), "'x' is no adapter"),
     "not finite": (
         tensors(lambda t: t["shared.tokens.query"].fill(np.nan)),
@@ -160,6 +174,6 @@ def test_bfloat16_and_an_unknown_device_get_a_sentence(exported: Path) -> None:
         AnytimeClassifier.load(exported, device="abacus")
     from safetensors.torch import save_file as save_tensors
 
-    save_tensors({"x": torch.zeros(1, dtype=torch.bfloat16)}, exported / "adapters.safetensors")
+    save_tensors({"x": torch.zeros(1, dtype=torch.bfloat16)}, exported / "exits.safetensors")
     with pytest.raises(ModelError, match="cannot be read as safetensors"):
         AnytimeClassifier.load(exported)

@@ -94,8 +94,8 @@ def test_shared_arrays_are_encoded_once_and_stay_as_they_are() -> None:
         config = ConfigRecord({f"{FROZEN}block2": frozen, "depth": 3})
         contents.append(RecordDict({"arrays": record, "config": config}))
     sizes = {"block1": [1, 3], "block2": [5]}
-    encoder = Encoder("int8", sizes.__getitem__)
-    sent = [encoder.encode_content(content) for content in contents]
+    encoder = Encoder("int8")
+    sent = [encoder.encode_content(content, sizes.__getitem__) for content in contents]
     assert len({id(content["arrays"]["block1"]) for content in sent}) == 1
     assert len({id(content["config"][f"{FROZEN}block2"]) for content in sent}) == 1
     assert contents[0]["arrays"]["block1"] is array
@@ -118,7 +118,7 @@ def test_a_reply_has_a_scale_per_tensor_as_the_request() -> None:
     """Two tensors in a pack: 127 beside 0.254 would leave nothing of the second."""
     update = np.array([127, 1, 0.254, -0.1], np.float32)
     sent = message_of({"w": np.zeros(4, np.float32)})
-    content = Encoder("int8", lambda _: [2, 2]).encode_content(sent.content)
+    content = Encoder("int8").encode_content(sent.content, lambda _: [2, 2])
     app = app_of(lambda _, tensors: {"w": tensors["w"] + update})
     reply = app(Message(content, 1, "train"), Context(1, 1, {"partition-id": 0}, RecordDict(), {}))
     got = read_array(decode_reply(reply.content, sent.content)["arrays"]["w"])

@@ -148,7 +148,7 @@ def test_a_client_moves_the_sums_of_all_units_by_at_most_the_limit() -> None:
         noisy = rule.begin(bank.layout, ["s.rows"], bank.vectors)
         for depth, vector in enumerate([*others[:2], last], 1):
             noisy.add({"a": vector[:30], "s": vector[30:]}, 1, Plan(depth, ()))
-        noisy.add({"a": others[2][:30]}, 1, 3)
+        noisy.add({"a": others[2][:30]}, 1, Plan(3, ()))
         result = noisy.result(bank.vectors)
         # Four hold `a`; rows 0 and 1 have three owners, row 2 two and row 3 one.
         return np.concatenate([result["a"] * 4, result["s"] * np.repeat([3, 3, 2, 1], 5)])

@@ -1,0 +1,65 @@
+"""Adapter kind `lora`: low-rank updates of linear layers, through peft."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..backbone import Block, ModelError
+from .base import Adapter, copy_structure
+
+# The linear layers of a block, by the short names of the bank.
+LINEARS = {
+    "q": "self_attention.q_proj",
+    "k": "self_attention.k_proj",
+    "v": "self_attention.v_proj",
+    "o": "self_attention.o_proj",
+    "fc1": "feed_forward.fc1",
+    "fc2": "feed_forward.fc2",
+}
+
+
+class LoraAdapter(Adapter):
+    """Adds ``scaling * B A`` to the weight of every target (arXiv 2106.09685).
+
+    ``A`` is ``(rank, inputs)`` and starts Kaiming-uniform, ``B`` is ``(outputs, rank)`` and starts
+    at zero: the first pass is the pretrained one.
+    """
+
+    def block(self, frozen: Block) -> Block:
+        """Return the block with LoRA; trained are the factors of each target, ``A`` and ``B``."""
+        from peft import LoraConfig, inject_adapter_in_model  # slow to import
+
+        norm1, attention, norm2, mlp = frozen.parts()
+        adapted = Block(norm1, copy_structure(attention), norm2, copy_structure(mlp))
+        config = LoraConfig(
+            r=self.spec.rank,
+            lora_alpha=self.spec.scaling * self.spec.rank,  # type: ignore[arg-type]
+            target_modules=[LINEARS[target] for target in self.spec.targets],
+        )
+        inject_adapter_in_model(config, adapted)
+        adapted.trained = nn.ModuleDict()
+        for target in self.spec.targets:
+            layer: Any = adapted.get_submodule(LINEARS[target])
+            adapted.trained[target] = nn.ParameterDict(
+                {"A": layer.lora_A["default"].weight, "B": layer.lora_B["default"].weight}
+            )
+        return adapted
+
+
+def parse_targets(text: str) -> tuple[str, ...]:
+    """Read the setting `adapter-targets`, such as ``q,v``, into the order of `LINEARS`.
+
+    Raises
+    ------
+    ModelError
+        When a name is none of `LINEARS`, or none is given.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if wrong := [name for name in names if name not in LINEARS]:
+        raise ModelError(
+            f"adapter-targets: '{wrong[0]}' is no linear layer of a block; list some of "
+            f"{', '.join(LINEARS)}."
+        )
+    return tuple(name for name in LINEARS if name in names)

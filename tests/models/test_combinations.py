@@ -1,0 +1,76 @@
+"""Every adapter kind under every method: truncated, trained, exported."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import (
+    ADAPTERS,
+    METHODS,
+    AdapterModel,
+    AdapterSpec,
+    build_model,
+    load_backbone,
+    load_exported,
+    write_exported,
+)
+
+COMBINATIONS = [(method, kind) for method in METHODS for kind in ADAPTERS]
+
+
+@pytest.fixture(params=COMBINATIONS, ids="+".join)
+def model(request: pytest.FixtureRequest, tiny_vit: Path) -> AdapterModel:
+    """A model with all adapters away from their start."""
+    method, kind = request.param
+    spec = AdapterSpec(kind, 4)
+    built = build_model(method, load_backbone(str(tiny_vit)), (2, 4, 6), 3, adapter=spec)
+    generator = torch.Generator().manual_seed(1)
+    for tensor in built.adapter_parameters().values():
+        tensor.data += 0.1 * torch.randn(tensor.shape, generator=generator)
+    return built.eval()
+
+
+def images() -> torch.Tensor:
+    return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def test_truncated_and_exported_models_give_the_same_logits(
+    model: AdapterModel, tiny_vit: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    full = model(images())
+    for depth in (2, 5):
+        short = model(images(), depth)
+        assert max(short) == depth - depth % 2
+        for e, logits in short.items():
+            assert torch.equal(logits, full[e])
+    description = {
+        "method": request.node.callspec.params["model"][0],
+        "backbone": str(tiny_vit),
+        "image-size": 16,
+        "exits": "2,4,6,",
+        "adapter": asdict(model.adapter),
+        "options": {},
+        "classes": ["cat", "dog", "elk"],
+    }
+    write_exported(tmp_path, model.adapter_arrays(), description, {})
+    read = load_exported(tmp_path).model(images())
+    for e, logits in full.items():
+        assert torch.equal(read[e], logits)
+
+
+def test_every_adapter_gets_a_gradient_and_the_backbone_none(model: AdapterModel) -> None:
+    before = {key: value.clone() for key, value in model.backbone.state_dict().items()}
+    model.set_trained(list(model.units))
+    model.begin_round(1)
+    model.loss(model(images()), torch.arange(3)).backward()
+    trained = model.adapter_parameters().values()
+    torch.optim.SGD(trained, lr=0.1).step()
+    assert all(tensor.grad is not None for tensor in trained)
+    assert all(tensor.grad is None for tensor in model.backbone.parameters())
+    for key, value in model.backbone.state_dict().items():
+        assert torch.equal(value, before[key])

@@ -1,0 +1,28 @@
+"""Backbones of real sizes without weights, for counting."""
+
+from __future__ import annotations
+
+import torch
+from transformers import ViTConfig, ViTModel
+
+from models import Backbone, Block
+
+
+def shaped_backbone(width: int, heads: int) -> Backbone:
+    """A ViT of 12 blocks without weights worth the name, for counting."""
+    config = ViTConfig(hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width)
+    with torch.device("meta"):
+        model = ViTModel(config, add_pooling_layer=False)
+    blocks = [
+        Block(layer.layernorm_before, layer.attention, layer.layernorm_after, layer.mlp)
+        for layer in model.layers
+    ]
+    return Backbone(
+        model.embeddings,
+        blocks,
+        model.layernorm,
+        width=width,
+        image_size=224,
+        mean=[0.5] * 3,
+        std=[0.5] * 3,
+    )
