@@ -27,7 +27,7 @@ from .errors import StrategyError
 from .exchange import Exchange
 from .nodes import NodeRegistry, Profile, sample, training_nodes
 from .optimizers import ServerDyn, ServerOptimizer, ServerSgd
-from .plans import Planner
+from .plans import Plan, Planner
 from .replies import mean_metrics, read_metrics, read_train_reply, read_weight, without_arrays
 from .rounds import PERSONALISE, PERSONALISE_PHASE, run_rounds
 from .rules import Aggregation, HolderEqualMean
@@ -219,27 +219,18 @@ class AdapterFedAvg(FedAvg):
         phase: str,
     ) -> list[Message]:
         """Make one message per node, each with a content of its own."""
-        self._exchange = exchange = Exchange(
-            self.report, message_type, phase, bank.layout, self.wire_dtype
-        )
-        messages = []
-        for profile in chosen:
-            row, plan = exchange.open_row(profile), None
-            try:
-                if self.planner is not None:
-                    plan = self.planner(profile.tier, self.report.server_round)
-            except StrategyError as error:
-                exchange.refuse(row, str(error))
-                continue
-            content = bank.content(
+        self._exchange = Exchange(self.report, message_type, phase, bank.layout, self.wire_dtype)
+
+        def content(plan: Plan | None) -> RecordDict:
+            return bank.content(
                 plan,
                 ConfigRecord({**config, "server-round": self.report.server_round}),
                 training=message_type != MessageType.EVALUATE,
                 array_key=self.arrayrecord_key,
                 config_key=self.configrecord_key,
             )
-            messages.append(exchange.ask(row, profile, plan, content))
-        return messages
+
+        return self._exchange.ask(chosen, self.planner, content)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

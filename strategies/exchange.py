@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from logging import WARNING
 
 from flwr.app import Message, RecordDict
@@ -15,7 +15,7 @@ from .callbacks import ClientRow, RoundReport
 from .codec_mod import Encoder, decode_reply
 from .errors import StrategyError
 from .nodes import Profile
-from .plans import Plan, travelling
+from .plans import Plan, Planner, travelling
 from .wire import Layout, record_bytes
 
 # Between two looks for replies. Flower's own loops wait 0.1 s (simulation) or 3 s (deployment),
@@ -91,21 +91,33 @@ class Exchange:
         self._encoder = Encoder(wire_dtype)
         self._asked: dict[int, tuple[ClientRow, Plan | None, RecordDict]] = {}
 
-    def open_row(self, profile: Profile) -> ClientRow:
-        """Enter a client in the report."""
-        row = ClientRow(profile.client_key, profile.tier, self.phase)
-        self.report.clients.append(row)
-        return row
-
     def ask(
-        self, row: ClientRow, profile: Profile, plan: Plan | None, content: RecordDict
-    ) -> Message:
-        """Make the message to a node and remember what it was asked for."""
-        sizes = travelling(plan, self.layout).sizes
-        encoded = self._encoder.encode_content(content, sizes)
-        row.bytes_down = record_bytes(encoded)
-        self._asked[profile.node_id] = row, plan, content
-        return Message(encoded, profile.node_id, self.message_type)
+        self,
+        profiles: Iterable[Profile],
+        planner: Planner | None,
+        make_content: Callable[[Plan | None], RecordDict],
+    ) -> list[Message]:
+        """Make a message per node, each with a content of its own, and enter it in the report.
+
+        A node that the planner has no plan for is refused.
+        """
+        messages = []
+        for profile in profiles:
+            row, plan = ClientRow(profile.client_key, profile.tier, self.phase), None
+            self.report.clients.append(row)
+            try:
+                if planner is not None:
+                    plan = planner(profile.tier, self.report.server_round)
+            except StrategyError as error:
+                self.refuse(row, str(error))
+                continue
+            content = make_content(plan)
+            sizes = travelling(plan, self.layout).sizes
+            encoded = self._encoder.encode_content(content, sizes)
+            row.bytes_down = record_bytes(encoded)
+            self._asked[profile.node_id] = row, plan, content
+            messages.append(Message(encoded, profile.node_id, self.message_type))
+        return messages
 
     def answers(
         self, replies: Iterable[Message]

@@ -48,9 +48,7 @@ def test_a_simulated_node_is_its_partition(tiny_vit: Path) -> None:
 
 def test_a_simulated_nodes_test_part_may_be_of_the_central_test_set(tiny_vit: Path) -> None:
     """Equal parts of both sets, 1437 and 360 images, and of the same classes."""
-    settings = settings_for(
-        tiny_vit, partition="dirichlet-equal", alpha=0.1, client_test="central"
-    )
+    settings = settings_for(tiny_vit, partition="dirichlet-equal", alpha=0.1, client_test="central")
     nodes = [node(settings, partition_id=n, num_partitions=4) for n in range(4)]
     assert sorted(len(one.train) for one in nodes) == [359, 359, 359, 360]
     assert [len(one.test) for one in nodes] == [90] * 4
