@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support import SMALL, Run
 
-from models import load_backbone
+from models import ADAPTERS, METHODS, load_backbone
 from run_simulation import client_processes, run_on_ray
 from settings import Settings
 
@@ -37,6 +37,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "client-processes": 2,
     },
     "accumulator": {"method": "accumulator", "server-optimizer": "dyn", "client-processes": 3},
+    "reefl": {"method": "reefl", "adapter": "ssf", "client-processes": 2},
+    "depthfl": {"method": "depthfl", "adapter": "full", "client-processes": 2},
+    "exclusivefl": {
+        "method": "exclusivefl",
+        "adapter": "serial",
+        "adapter-rank": 4,
+        "client-processes": 2,
+    },
 }
 OPENED = "preprocessor_config.json"  # of a backbone's files the one that Python itself opens
 # Python runs a module of this name at its start, in Ray's processes too.
@@ -77,6 +85,11 @@ def opened_by_one_load(backbone: Path) -> int:
     load_backbone.__wrapped__(str(backbone))
     watching = False
     return sum(name.endswith(OPENED) for name in seen)
+
+
+def test_every_method_and_adapter_runs_on_ray() -> None:
+    assert set(VARIANTS) == set(METHODS)
+    assert {values.get("adapter", "none") for values in VARIANTS.values()} == set(ADAPTERS)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

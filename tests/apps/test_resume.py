@@ -20,6 +20,10 @@ RunApp = Callable[..., Any]
 VARIANTS: dict[str, dict[str, Any]] = {
     "exits": {"method": "exits"},
     "accumulator": {"method": "accumulator"},
+    "reefl": {"method": "reefl", "adapter": "lora", "adapter_rank": 4},
+    "depthfl": {"method": "depthfl", "adapter": "ssf"},
+    "scalefl": {"method": "scalefl", "adapter": "full"},
+    "exclusivefl": {"method": "exclusivefl", "adapter": "serial", "adapter_rank": 4},
     "adam": {"method": "exits", "server_optimizer": "adam"},
     "inclusivefl": {
         "method": "inclusivefl",
