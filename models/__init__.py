@@ -10,6 +10,8 @@ from .depthfl import DepthflModel
 from .evaluation import ExitScores, score_exits
 from .exits import ExitsModel
 from .exported import load_exported, write_exported
+from .hyper_attention import PERSONAL, HyperAttentionModel
+from .hypernetwork import Hypernetwork, HypernetworkTrainer
 from .inclusivefl import InclusiveflModel
 from .reefl import ReeflModel
 from .registry import METHODS, build_model, parse_exits
@@ -20,6 +22,7 @@ __all__ = [
     "BUILTIN",
     "EMBED",
     "METHODS",
+    "PERSONAL",
     "RANKED",
     "SHARED",
     "AccumulatorModel",
@@ -34,6 +37,9 @@ __all__ = [
     "ExitScores",
     "ExitsModel",
     "FixedFeaturesModel",
+    "HyperAttentionModel",
+    "Hypernetwork",
+    "HypernetworkTrainer",
     "InclusiveflModel",
     "ModelError",
     "Prediction",

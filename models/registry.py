@@ -12,6 +12,7 @@ from .backbone import Backbone, ModelError
 from .base import AdapterModel
 from .depthfl import DepthflModel
 from .exits import ExitsModel
+from .hyper_attention import HyperAttentionModel
 from .inclusivefl import InclusiveflModel
 from .reefl import ReeflModel
 from .scalefl import ScaleflModel
@@ -22,6 +23,7 @@ METHODS: dict[str, type[AdapterModel]] = {
     "exclusivefl": ExitsModel,
     "exits": ExitsModel,
     "inclusivefl": InclusiveflModel,
+    "hyper-attention": HyperAttentionModel,
     "reefl": ReeflModel,
     "scalefl": ScaleflModel,
 }

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from models import AdapterModel
+import torch
+
+from models import PERSONAL, AdapterModel, Hypernetwork, HypernetworkTrainer
 from settings import Settings, SettingsError
 from strategies import (
     AdapterFedAvg,
@@ -12,6 +15,7 @@ from strategies import (
     CutPlanner,
     DepthPlanner,
     ExclusivePlanner,
+    HyperAttention,
     InclusiveFL,
     InclusivePlanner,
     Planner,
@@ -27,7 +31,10 @@ from wiring import get_layout, get_layouts, get_tiers
 
 RESERVED_TIERS = ("mean", "worst-decile")
 # Methods that are not here need no more than these.
-STRATEGIES: dict[str, Callable[..., AdapterFedAvg]] = {"inclusivefl": InclusiveFL}
+STRATEGIES: dict[str, Callable[..., AdapterFedAvg]] = {
+    "hyper-attention": HyperAttention,
+    "inclusivefl": InclusiveFL,
+}
 PLANNERS: dict[str, Callable[[Sequence[Tier], Iterable[str]], Planner]] = {
     "exclusivefl": ExclusivePlanner,
     "inclusivefl": InclusivePlanner,
@@ -70,8 +77,29 @@ def make_strategy(settings: Settings, model: AdapterModel) -> AdapterFedAvg:
         personalise=settings.personalise_epochs > 0,
         wire_dtype=settings.wire_dtype,
         seed=settings.seed,
-        **settings.server_options(),
+        **method_options(settings, model),
     )
+
+
+def method_options(settings: Settings, model: AdapterModel) -> dict[str, Any]:
+    """Return what the method's own strategy takes beside the options of all."""
+    options = settings.server_options()
+    if settings.method != "hyper-attention":
+        return options
+    shapes = {
+        key.split(".")[0]: tuple(parameter.shape)
+        for key, parameter in model.adapter_parameters().items()
+        if key.startswith(PERSONAL)
+    }
+    steps = ("rate", "momentum")
+    strategys = ("row_rate", "clip_delta", "share_cap")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network = Hypernetwork(
+            shapes, **{k: v for k, v in options.items() if k not in (*steps, *strategys)}
+        )
+    trainer = HypernetworkTrainer(network, **{key: options[key] for key in steps})
+    return {"generator": trainer, **{key: options[key] for key in strategys}}
 
 
 def lora_factors(model: AdapterModel) -> tuple[tuple[str, str], ...]:

@@ -19,6 +19,7 @@ class ModelSettings:
             "depthfl",
             "exclusivefl",
             "exits",
+            "hyper-attention",
             "inclusivefl",
             "reefl",
             "scalefl",
@@ -101,4 +102,22 @@ class ModelSettings:
         "block",
         "Where the class token is read and written: after the block or after its attention.",
         choices=("block", "attention"),
+    )
+    attention_form: str = setting(
+        "factors",
+        "Personal attention: low-rank factors beside the projections, or whole projections, as "
+        "published.",
+        choices=("factors", "projections"),
+    )
+    attention_rank: int = setting(
+        4, "Rank of the factors of personal attention.", minimum=1, maximum=4096
+    )
+    attention_alpha: float = setting(
+        8.0, "Scale of these factors: alpha / rank times their product.", above=0
+    )
+    attention_factor_seed: int = setting(
+        0,
+        "Seed of the fixed factors, which never travel.",
+        minimum=0,
+        maximum=2**32 - 1,
     )

@@ -19,6 +19,9 @@ from .run import RunSettings
 from .server import ServerSettings
 from .training import TrainingSettings
 
+# Methods whose models take the same options.
+SHARED_PREFIXES = {"hyper-attention": "attention_"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(RunSettings, ServerSettings, TrainingSettings, DataSettings, ModelSettings):
@@ -86,6 +89,8 @@ class Settings(RunSettings, ServerSettings, TrainingSettings, DataSettings, Mode
 
     def _options(self, *, server: bool) -> dict[str, Any]:
         prefix = f"{self.method.replace('-', '_')}_"
+        if not server:
+            prefix = SHARED_PREFIXES.get(self.method, prefix)
         servers = {spec.name for spec in fields(ServerSettings)}
         return {
             spec.name.removeprefix(prefix): getattr(self, spec.name)

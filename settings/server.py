@@ -95,3 +95,33 @@ class ServerSettings:
     round_timeout: float = setting(
         3600.0, "Seconds after which a round goes on with the replies that came.", minimum=1
     )
+    hyper_attention_rate: float = setting(
+        0.1, "Learning rate of the hypernetwork on the server.", above=0
+    )
+    hyper_attention_momentum: float = setting(
+        0.9, "Momentum of the hypernetwork's SGD.", minimum=0, maximum=0.999
+    )
+    hyper_attention_row_rate: float = setting(
+        0.1, "Learning rate of the clients' embeddings: plain steps.", above=0
+    )
+    hyper_attention_embedding: int = setting(
+        64, "Width of a client's embedding.", minimum=1, maximum=4096
+    )
+    hyper_attention_hidden: int = setting(
+        128, "Width of the hypernetwork's layers.", minimum=1, maximum=4096
+    )
+    hyper_attention_layers: int = setting(
+        1, "Hidden layers beyond the first linear one.", minimum=0, maximum=16
+    )
+    hyper_attention_shared_head: bool = setting(
+        True, "One head for all blocks and slots; false is a head per block, as published."
+    )
+    hyper_attention_zero_start: bool = setting(
+        True, "Heads start at zero, so that round 1 begins with the pretrained model."
+    )
+    hyper_attention_clip_delta: float = setting(
+        0.0, "Largest L2 norm of a client's change of its personal tensors; 0 is off.", minimum=0
+    )
+    hyper_attention_share_cap: float = setting(
+        1.0, "Largest share of one client in a step of the hypernetwork.", above=0, maximum=1
+    )

@@ -9,6 +9,7 @@ from .codec_mod import wire_codec
 from .errors import StrategyError
 from .exchange import receive
 from .exclusivefl import ExclusivePlanner
+from .hyper_attention import HyperAttention
 from .inclusivefl import InclusiveFL, InclusivePlanner
 from .nodes import PROFILE, Profile
 from .optimizers import (
@@ -42,6 +43,7 @@ __all__ = [
     "CutPlanner",
     "DepthPlanner",
     "ExclusivePlanner",
+    "HyperAttention",
     "InclusiveFL",
     "InclusivePlanner",
     "Layout",

@@ -21,14 +21,21 @@ from flwr.serverapp.strategy import FedAvg, Result
 
 from .aggregation import Aggregator
 from .bank import Bank
-from .callbacks import Callback, RoundReport
+from .callbacks import Callback, ClientRow, RoundReport
 from .codec import check_wire_dtype
 from .errors import StrategyError
 from .exchange import Exchange
 from .nodes import NodeRegistry, Profile, sample, training_nodes
 from .optimizers import ServerDyn, ServerOptimizer, ServerSgd
 from .plans import Plan, Planner
-from .replies import mean_metrics, read_metrics, read_train_reply, read_weight, without_arrays
+from .replies import (
+    TrainReply,
+    mean_metrics,
+    read_metrics,
+    read_train_reply,
+    read_weight,
+    without_arrays,
+)
 from .rounds import PERSONALISE, PERSONALISE_PHASE, run_rounds
 from .rules import Aggregation, HolderEqualMean
 from .wire import Vectors
@@ -221,10 +228,13 @@ class AdapterFedAvg(FedAvg):
         """Make one message per node, each with a content of its own."""
         self._exchange = Exchange(self.report, message_type, phase, bank.layout, self.wire_dtype)
 
-        def content(plan: Plan | None) -> RecordDict:
+        personal = self.personal_vectors(chosen)
+
+        def content(profile: Profile, plan: Plan | None) -> RecordDict:
             return bank.content(
                 plan,
                 ConfigRecord({**config, "server-round": self.report.server_round}),
+                personal.get(profile.client_key, {}),
                 training=message_type != MessageType.EVALUATE,
                 array_key=self.arrayrecord_key,
                 config_key=self.configrecord_key,
@@ -248,7 +258,7 @@ class AdapterFedAvg(FedAvg):
             try:
                 with self.report.timed("aggregate"):
                     reply = read_train_reply(row, message, plan, self.bank, self.weighted_by_key)
-                    row.metrics |= aggregator.add(reply.vectors, reply.weight, reply.plan)
+                    row.metrics |= self.take_reply(aggregator, row, reply)
             except StrategyError as error:
                 self._exchange.refuse(row, str(error))
                 continue
@@ -271,6 +281,24 @@ class AdapterFedAvg(FedAvg):
         with self.report.timed("aggregate"):
             self.update_bank(aggregator.result(self.bank.vectors))
         return self.bank.record(), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+
+    def personal_vectors(self, profiles: Sequence[Profile]) -> Mapping[str, Vectors]:
+        """Return units that clients get in place of the bank's, by client key; here none."""
+        del profiles
+        return {}
+
+    def take_reply(
+        self, aggregator: Aggregator, row: ClientRow, reply: TrainReply
+    ) -> dict[str, float]:
+        """Add a sound reply; return figures for the client's row.
+
+        Raises
+        ------
+        StrategyError
+            When its values cannot be used.
+        """
+        del row
+        return aggregator.add(reply.vectors, reply.weight, reply.plan)
 
     def begin_aggregation(self) -> Aggregator:
         """Return what the replies of a round are added to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -51,21 +52,32 @@ class Bank:
         """Tell whether `arrays` is what `record` returned last."""
         return arrays is self._record
 
-    def arrays(self, units: Iterable[str], plan: Plan | None = None) -> ArrayRecord:
+    def arrays(
+        self,
+        units: Iterable[str],
+        plan: Plan | None = None,
+        own: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> ArrayRecord:
         """Return some units as they travel, in the layout of the plan.
 
         Tiers that share a unit share its Array object, so Flower hashes and stores it once.
+        Vectors in `own` are one client's, and take the place of the bank's.
         """
         record, layout = ArrayRecord(), travelling(plan, self.layout)
         for unit in units:
             place = unit, layout.shapes[unit]
+            if unit in own:
+                record[unit] = self._array(unit, own[unit], layout)
+                continue
             if place not in self._arrays:
-                vector = self.vectors[unit]
-                if layout.shapes[unit] != self.layout.shapes[unit]:
-                    vector = self.layout.cut(unit, vector, layout)
-                self._arrays[place] = layout.to_array(unit, vector)
+                self._arrays[place] = self._array(unit, self.vectors[unit], layout)
             record[unit] = self._arrays[place]
         return record
+
+    def _array(self, unit: str, vector: np.ndarray, layout: Layout) -> Array:
+        if layout.shapes[unit] != self.layout.shapes[unit]:
+            vector = self.layout.cut(unit, vector, layout)
+        return layout.to_array(unit, vector)
 
     def in_place(self, vectors: Vectors, plan: Plan | None) -> Vectors:
         """Return what came in the layout of a plan as vectors of the bank.
@@ -90,6 +102,7 @@ class Bank:
         self,
         plan: Plan | None,
         config: ConfigRecord,
+        own: Mapping[str, np.ndarray],
         *,
         training: bool,
         array_key: str,
@@ -99,13 +112,13 @@ class Bank:
 
         Trained units are the Arrays of the record `array_key`; in an evaluation all units are.
         Frozen ones travel as bytes in the config, since Flower's client mods want exactly one
-        ArrayRecord, with the keys of the reply.
+        ArrayRecord, with the keys of the reply. Vectors in `own` take the place of the bank's.
         """
         units = self.layout.units if plan is None else plan.trained if training else plan.units
         if plan is not None:
             layout = travelling(plan, self.layout)
             config.update({"depth": plan.depth, "layout": layout.fingerprint()})
         if plan is not None and training:
-            frozen = self.arrays(plan.frozen, plan)
+            frozen = self.arrays(plan.frozen, plan, own)
             config.update({f"{FROZEN}{unit}": array.data for unit, array in frozen.items()})
-        return RecordDict({array_key: self.arrays(units, plan), config_key: config})
+        return RecordDict({array_key: self.arrays(units, plan, own), config_key: config})

@@ -49,6 +49,8 @@ class RoundReport:
     seconds : dict[str, float]
         Wall time of ``train``, ``client-evaluate`` and ``server-evaluate``; ``aggregate`` is the
         part of ``train`` in which replies were added up, and is taken off it.
+    figures : dict[str, float]
+        What a method tells about the round beyond this, by name.
     """
 
     server_round: int
@@ -58,6 +60,7 @@ class RoundReport:
     client_metrics: MetricRecord | None = None
     server_metrics: MetricRecord | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
 
     def lap(self, phase: str, since: float) -> float:
         """Note the time of a phase that began at `since` (`time.perf_counter`); return now."""

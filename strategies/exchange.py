@@ -95,7 +95,7 @@ class Exchange:
         self,
         profiles: Iterable[Profile],
         planner: Planner | None,
-        make_content: Callable[[Plan | None], RecordDict],
+        make_content: Callable[[Profile, Plan | None], RecordDict],
     ) -> list[Message]:
         """Make a message per node, each with a content of its own, and enter it in the report.
 
@@ -111,7 +111,7 @@ class Exchange:
             except StrategyError as error:
                 self.refuse(row, str(error))
                 continue
-            content = make_content(plan)
+            content = make_content(profile, plan)
             sizes = travelling(plan, self.layout).sizes
             encoded = self._encoder.encode_content(content, sizes)
             row.bytes_down = record_bytes(encoded)

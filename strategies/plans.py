@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -159,8 +160,9 @@ class CutPlanner:
 
 
 def _block_number(unit: str) -> int:
-    """Return b for ``block<b>`` and 0 for what no block owns."""
-    return int(unit.removeprefix("block")) if unit.startswith("block") else 0
+    """Return b for ``block<b>``, ``personal<b>`` and their like, and 0 for what no block owns."""
+    found = re.search(r"\d+$", unit)
+    return int(found.group()) if found else 0
 
 
 def parse_tiers(text: str, depth: int, rank: int = 0) -> tuple[Tier, ...]:
