@@ -8,10 +8,10 @@ rounds of one local epoch at 96 px. Every run is a folder of `--output`. One tha
 not run again, and one that was stopped goes on, so the command may be stopped at any time. The
 runs follow each other in single processes of one thread, at the lowest priority.
 
-With `--tune` every method first gets four runs of half the rounds, with rates of a small grid, alpha
-1 and a seed of their own. The clients' accuracy on held-out parts of their training images decides,
-never the test images. The choice goes to `rates.json` in the output folder, where it is read from
-then on.
+With `--tune` every method first gets four runs of half the rounds, with rates of a small grid,
+alpha 1 and a seed of their own. The clients' accuracy on held-out parts of their training images
+decides, never the test images. The choice goes to `rates.json` in the output folder, where it is
+read from then on.
 """
 
 from __future__ import annotations

@@ -28,18 +28,6 @@ from .history import HistoryAttention, Tokens, bottleneck
 SIZES = {"bottleneck": bottleneck, "full": lambda width: (width, 4 * width)}
 
 
-class Accumulator(HistoryAttention):
-    """Attention over the history whose residual branches start at zero.
-
-    So the pass of round 0 is the pretrained one exactly.
-    """
-
-    def __init__(self, width: int, size: str) -> None:
-        super().__init__(width, *SIZES[size](width))
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.down.weight)
-
-
 class AccumulatorModel(AdapterModel):
     """The accumulator on a frozen backbone.
 
@@ -80,7 +68,7 @@ class AccumulatorModel(AdapterModel):
         """Tokens, and in shared form the one accumulator and head."""
         parts: dict[str, nn.Module] = {"tokens": Tokens(self.backbone.width, self.backbone.depth)}
         if self.is_shared:
-            parts["accumulator"] = Accumulator(self.backbone.width, self.size)
+            parts["accumulator"] = self._accumulator()
             parts["head"] = ExitHead(self.backbone.width, self.num_classes)
         return parts
 
@@ -88,10 +76,15 @@ class AccumulatorModel(AdapterModel):
         """In per-block form: an accumulator for every block, a head where there is an exit."""
         parts: dict[str, nn.Module] = {}
         if not self.is_shared:
-            parts["accumulator"] = Accumulator(self.backbone.width, self.size)
+            parts["accumulator"] = self._accumulator()
             if block in self.exits:
                 parts["head"] = ExitHead(self.backbone.width, self.num_classes)
         return parts
+
+    def _accumulator(self) -> nn.Module:
+        # From zero, so that the pass of round 0 is the pretrained one exactly.
+        width = self.backbone.width
+        return HistoryAttention(width, *SIZES[self.size](width), zero_start=True)
 
     def begin(self, images: Tensor) -> State:
         """Embed the images; the history begins with the learned token."""

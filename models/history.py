@@ -52,9 +52,19 @@ class HistoryAttention(nn.Module):
         Widths of the attention and of the MLP.
     scale : float, optional
         Of the attention; ``(inner / heads) ** -0.5`` without.
+    zero_start : bool
+        Both residual branches start at zero, so that tokens pass unchanged at first.
     """
 
-    def __init__(self, width: int, inner: int, hidden: int, scale: float | None = None) -> None:
+    def __init__(
+        self,
+        width: int,
+        inner: int,
+        hidden: int,
+        *,
+        scale: float | None = None,
+        zero_start: bool = False,
+    ) -> None:
         super().__init__()
         self.heads = HEADS if inner % HEADS == 0 else 1
         self.scale = scale
@@ -65,6 +75,9 @@ class HistoryAttention(nn.Module):
         self.up = nn.Linear(width, hidden)
         self.down = nn.Linear(hidden, width)
         self.apply(init_linear)
+        if zero_start:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.down.weight)
 
     def forward(self, history: Tensor) -> Tensor:
         """Map the whole history ``(B, n, D)`` to its first and last output, ``(B, 2, D)``."""

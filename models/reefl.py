@@ -35,6 +35,9 @@ class ReeflModel(AdapterModel):
     ----------
     history : str
         ``modulated`` or ``raw``: which class tokens of earlier blocks are attended to.
+    start : str
+        ``published``: everything random, so that the pretrained pass is changed from the start;
+        ``zero``: residual branches and depth embedding at zero, so that it is not.
     teacher : str
         Which exit teaches the others; see `Distillation`.
     ramp_rounds : int
@@ -50,11 +53,13 @@ class ReeflModel(AdapterModel):
         num_classes: int,
         *,
         history: str = "modulated",
+        start: str = "published",
         teacher: str = "best",
         ramp_rounds: int = 300,
         **adapter: Any,
     ) -> None:
         self.keeps_modulated = history == "modulated"
+        self.starts_at_zero = start == "zero"
         super().__init__(backbone, exits, num_classes, **adapter)
         self.distillation = Distillation(teacher, ramp_rounds)
 
@@ -63,9 +68,11 @@ class ReeflModel(AdapterModel):
         width = self.backbone.width
         inner, hidden = bottleneck(width)
         return {
-            "tokens": Tokens(width, self.backbone.depth, random_depth=True),
+            "tokens": Tokens(width, self.backbone.depth, random_depth=not self.starts_at_zero),
             # The published scale is that of the whole attention, not of a head.
-            "ree": HistoryAttention(width, inner, hidden, scale=inner**-0.5),
+            "ree": HistoryAttention(
+                width, inner, hidden, scale=inner**-0.5, zero_start=self.starts_at_zero
+            ),
             "head": ExitHead(width, self.num_classes),
         }
 

@@ -61,6 +61,12 @@ class ModelSettings:
         "code does.",
         choices=("modulated", "raw"),
     )
+    reefl_start: str = setting(
+        "published",
+        "Start of the recurrent module: random, as published, or at zero, so that the first pass "
+        "is the pretrained one.",
+        choices=("published", "zero"),
+    )
     reefl_teacher: str = setting(
         "best",
         "Which exit teaches the others: the client's best, the deepest, all each other, or none.",

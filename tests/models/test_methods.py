@@ -39,7 +39,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "scalefl+ssf": ("scalefl", {"adapter": AdapterSpec("ssf")}),
     "scalefl+full": ("scalefl", {"adapter": AdapterSpec("full")}),
     "reefl": ("reefl", {}),
-    "reefl raw all": ("reefl", {"history": "raw", "teacher": "all"}),
+    "reefl raw all": ("reefl", {"history": "raw", "teacher": "all", "start": "zero"}),
     "accumulator": ("accumulator", {}),
     "accumulator per-block": ("accumulator", {"sharing": "per-block"}),
     "accumulator raw full": ("accumulator", {"history": "raw", "size": "full"}),

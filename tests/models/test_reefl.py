@@ -152,6 +152,20 @@ def test_a_step_equals_the_whole_history() -> None:
         memory = with_it
 
 
+def test_from_zero_the_first_pass_is_the_pretrained_one(tiny_vit: Path) -> None:
+    """With the published start it is not."""
+    backbone = load_backbone(str(tiny_vit))
+    tokens = backbone.embed(images())
+    for block in backbone.blocks:
+        tokens = block(tokens)
+    for start, same in (("zero", True), ("published", False)):
+        model = build_model("reefl", backbone, (6,), 5, start=start)
+        state = model.begin(images())
+        for number in range(1, 7):
+            state, _ = model.advance(state, number)
+        assert torch.allclose(state[0], tokens, atol=1e-5) == same
+
+
 @pytest.mark.parametrize("history", ["modulated", "raw"])
 def test_what_the_history_holds(
     tiny_vit: Path, history: str, monkeypatch: pytest.MonkeyPatch
