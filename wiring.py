@@ -11,11 +11,14 @@ import torch
 
 from data import BatchTransform, Source, load_source
 from models import (
+    HEAD,
     METHODS,
+    PERSONAL,
     RANKED,
     AdapterModel,
     AdapterSpec,
     Backbone,
+    HyperAttentionModel,
     build_model,
     load_backbone,
     parse_exits,
@@ -151,6 +154,13 @@ def make_model(settings: Settings, num_classes: int, cut: Cut | None = None) -> 
         **dict(() if cut is None else cut.options),
     )
     return model.to(get_device(settings))  # drawn on the CPU: the same start on every device
+
+
+def kept_prefixes(settings: Settings) -> tuple[str, ...]:
+    """Return how the names of units begin that clients keep, by method and settings."""
+    personal = (PERSONAL,) if settings.method == "local-attention" else ()
+    has_units = METHODS[settings.method] is HyperAttentionModel
+    return personal + ((HEAD,) if settings.personal_heads and has_units else ())
 
 
 def get_layout(model: AdapterModel) -> Layout:

@@ -7,18 +7,37 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from client_app.dyn import DynTerm
 from client_app.node import LocalNode, local_node
+from client_app.own import OwnTensors
 from client_app.personal import save_personal
 from client_app.training import Trainer, get_trainer
 from data import DataError
 from models import ExitScores, ModelError
 from settings import Settings, SettingsError
-from strategies import FROZEN, PROFILE, REPORT, WIRE_DTYPES, Profile, StrategyError, wire_codec
+from strategies import (
+    FROZEN,
+    KEPT,
+    PROFILE,
+    REPORT,
+    WIRE_DTYPES,
+    Profile,
+    StrategyError,
+    wire_codec,
+)
 from wiring import get_layout, read_settings
 
 USER_ERRORS = (DataError, ModelError, SettingsError, StrategyError)
@@ -51,23 +70,27 @@ def profile(message: Message, context: Context, settings: Settings) -> RecordDic
 def train(message: Message, context: Context, settings: Settings) -> RecordDict:
     """Train the units that came as packs; reply the same ones, in the same order."""
     node = local_node(context, settings)
-    trainer, depth = _load(message, node, settings)
-    units = list(message.content["arrays"])
+    trainer, depth = _load(message, context, node, settings)
+    units, kept = list(message.content["arrays"]), _kept(message)
     term = None
     if settings.server_optimizer == "dyn":
         term = DynTerm(trainer.model, units, settings.dyn_alpha, context.state)
+    server_round = int(_config(message)["server-round"])
     result = trainer.train(
-        units,
+        [*units, *kept],
         depth,
         node.train,
         node.train_transform,
-        server_round=int(_config(message)["server-round"]),
+        server_round=server_round,
         client_key=node.client_key,
         epochs=settings.local_epochs,
         term=term,
     )
     if term is not None:
         term.remember(context.state)
+    if kept:
+        tensors = trainer.model.adapter_arrays(kept)
+        _own_tensors(message, context, node, settings).save(server_round, tensors)
     layout = get_layout(trainer.model)
     vectors = layout.flatten(trainer.model.adapter_arrays(units), units)
     arrays = ArrayRecord({unit: layout.to_array(unit, vectors[unit]) for unit in units})
@@ -80,7 +103,7 @@ def train(message: Message, context: Context, settings: Settings) -> RecordDict:
 def evaluate(message: Message, context: Context, settings: Settings) -> RecordDict:
     """Score every exit this node's tier reaches on its own test part."""
     node = local_node(context, settings)
-    trainer, depth = _load(message, node, settings)
+    trainer, depth = _load(message, context, node, settings)
     scores = trainer.predictor.score(node.test, node.test_transform, depth)
     metrics = {f"accuracy-exit-{e}": value for e, value in scores.accuracy.items()}
     metrics |= {f"loss-exit-{e}": value for e, value in scores.loss.items()}
@@ -94,8 +117,8 @@ def personalise(message: Message, context: Context, settings: Settings) -> Recor
     Only the scores are sent.
     """
     node = local_node(context, settings)
-    trainer, depth = _load(message, node, settings)
-    units = list(message.content["arrays"])
+    trainer, depth = _load(message, context, node, settings)
+    units = [*message.content["arrays"], *_kept(message)]
     scores: list[ExitScores] = []
 
     def score() -> None:
@@ -128,7 +151,9 @@ def _config(message: Message) -> Any:
     return message.content["config"]
 
 
-def _load(message: Message, node: LocalNode, settings: Settings) -> tuple[Trainer, int]:
+def _load(
+    message: Message, context: Context, node: LocalNode, settings: Settings
+) -> tuple[Trainer, int]:
     """Put the message's adapters into the process's model; return its trainer and the depth."""
     trainer, config = get_trainer(settings, node.num_classes, node.tier), _config(message)
     layout = get_layout(trainer.model)
@@ -146,7 +171,26 @@ def _load(message: Message, node: LocalNode, settings: Settings) -> tuple[Traine
     frozen = {k.removeprefix(FROZEN): v for k, v in config.items() if k.startswith(FROZEN)}
     vectors = layout.read(packs | frozen, lambda _: np.dtype(np.float32))
     trainer.model.load_adapters(layout.split(vectors))
+    if trainer.kept:
+        # A training goes on from before its round; all else sees the round's own result.
+        number = int(config["server-round"]) + (message.metadata.message_type != MessageType.TRAIN)
+        own = _own_tensors(message, context, node, settings).before(number)
+        trainer.model.load_adapters(trainer.kept | own)
     return trainer, int(config["depth"])
+
+
+def _kept(message: Message) -> list[str]:
+    """Return the units that the client trains and keeps."""
+    return list(_config(message).get(KEPT, []))
+
+
+def _own_tensors(
+    message: Message, context: Context, node: LocalNode, settings: Settings
+) -> OwnTensors:
+    run_id = str(_config(message).get("run", ""))
+    # One round is trained again at most, unless checkpoints are rare.
+    rounds = settings.checkpoint_every + 1
+    return OwnTensors(context.state, node.state_dir, run_id, node.client_key, rounds)
 
 
 def create_client_app(mods: Sequence[Any] = (), *, train_mods: Sequence[Any] = ()) -> ClientApp:

@@ -39,6 +39,8 @@ class LocalNode:
     train_transform, test_transform : BatchTransform
     personal_dir : str
         Where personalised adapters are saved; empty for nowhere.
+    state_dir : str
+        Where the client keeps what is its own; empty for Flower's state.
     """
 
     client_key: str
@@ -49,6 +51,7 @@ class LocalNode:
     train_transform: BatchTransform
     test_transform: BatchTransform
     personal_dir: str
+    state_dir: str
 
     @property
     def num_classes(self) -> int:
@@ -71,8 +74,8 @@ def local_node(context: Context, settings: Settings) -> LocalNode:
     if "data-dir" in config:
         key, tier = str(config.get("client-key", context.node_id)), _tier(context, settings)
         # Not the run's setting: a server must not choose where a real node writes.
-        personal_dir = str(config.get("personal-dir", ""))
-        return _real_node(key, tier, str(config["data-dir"]), personal_dir, settings)
+        folders = str(config.get("personal-dir", "")), str(config.get("state-dir", ""))
+        return _real_node(key, tier, str(config["data-dir"]), folders, settings)
     if "partition-id" in config:
         number, total = int(config["partition-id"]), int(config.get("num-partitions", 0))
         if not 0 <= number < total:
@@ -93,14 +96,14 @@ def local_node(context: Context, settings: Settings) -> LocalNode:
 
 @lru_cache(maxsize=4)
 def _real_node(
-    key: str, tier: str, data_dir: str, personal_dir: str, settings: Settings
+    key: str, tier: str, data_dir: str, folders: tuple[str, str], settings: Settings
 ) -> LocalNode:
     source = get_source(settings, data_dir)
     if source.test is not None:
         train, test = Part.whole(source.train), Part.whole(source.test)
     else:
         train, test = _split(Part.whole(source.train), settings, 0)
-    return _node(key, tier, train, test, source, settings, personal_dir)
+    return _node(key, tier, train, test, source, settings, folders)
 
 
 @lru_cache(maxsize=10_000)
@@ -116,7 +119,9 @@ def _simulated_node(key: str, tier: str, number: int, total: int, settings: Sett
     else:
         parts = _partitions(source.train, source.test, settings, total)
         train, test = own, Part(source.test, parts[number])
-    return _node(key, tier, train, test, source, settings, settings.personal_dir)
+    return _node(
+        key, tier, train, test, source, settings, (settings.personal_dir, settings.state_dir)
+    )
 
 
 def simulated_nodes(settings: Settings) -> list[LocalNode]:
@@ -136,7 +141,7 @@ def _node(
     test: Part,
     source: Source,
     settings: Settings,
-    personal_dir: str,
+    folders: tuple[str, str],
 ) -> LocalNode:
     return LocalNode(
         key,
@@ -146,7 +151,7 @@ def _node(
         source,
         get_transform(settings, source, training=True),
         get_transform(settings, source, training=False),
-        personal_dir,
+        *folders,
     )
 
 

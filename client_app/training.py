@@ -19,7 +19,7 @@ from client_app.predictor import Predictor
 from data import BatchTransform, Part, epoch_order
 from models import AdapterModel
 from settings import Settings
-from wiring import Cut, get_cut, make_model, uses_bfloat16
+from wiring import Cut, get_cut, kept_prefixes, make_model, uses_bfloat16
 
 KEPT_OPTIMIZERS = 8
 
@@ -103,12 +103,17 @@ class Trainer:
     ----------
     predictor : Predictor
         The same model, for evaluation too.
+    kept : dict[str, np.ndarray]
+        Initial tensors, by key, of the units that clients keep.
     """
 
     def __init__(self, model: AdapterModel, settings: Settings) -> None:
         self.model = model
         self.settings = settings
         self.predictor = make_predictor(model, settings)
+        # What a client that has not trained yet has of the units that clients keep.
+        units = [unit for unit in model.units if unit.startswith(kept_prefixes(settings))]
+        self.kept = model.adapter_arrays(units) if units else {}
         # By trained keys; a method that trains other units in each phase would pile them up.
         self._optimizer = lru_cache(maxsize=KEPT_OPTIMIZERS)(self._make_optimizer)
 

@@ -10,7 +10,7 @@ from .depthfl import DepthflModel
 from .evaluation import ExitScores, score_exits
 from .exits import ExitsModel
 from .exported import load_exported, write_exported
-from .hyper_attention import PERSONAL, HyperAttentionModel
+from .hyper_attention import HEAD, PERSONAL, HyperAttentionModel
 from .hypernetwork import Hypernetwork, HypernetworkTrainer
 from .inclusivefl import InclusiveflModel
 from .reefl import ReeflModel
@@ -21,6 +21,7 @@ __all__ = [
     "ADAPTERS",
     "BUILTIN",
     "EMBED",
+    "HEAD",
     "METHODS",
     "PERSONAL",
     "RANKED",

@@ -1,4 +1,4 @@
-"""Methods `hyper-attention` and `local-attention`: every client has an attention of its own.
+"""Methods `hyper-attention`, `local-attention`, `shared-attention`: personal attention, or not.
 
 Source: H. Li et al., *FedTP: Federated Learning by Transformer Personalization*, arXiv 2211.01572.
 The query, key and value projections of every block are personal; heads, and adapters if there are
@@ -7,8 +7,8 @@ any, are averaged over the clients. On a frozen backbone a projection W is ::
     W + (alpha / r) B A         B: personal, (D, r);  A: fixed, (r, D), from a seed, never sent
 
 with B = 0 at the start, or, as published, a whole personal W. Where the personal tensors come from
-is the server's or the client's affair: a hypernetwork makes them (`strategies/hyper_attention.py`),
-or each client keeps its own.
+is not the model's affair: a hypernetwork makes them (`strategies/hyper_attention.py`), each client
+keeps its own, or, to compare, they are averaged like everything else.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from torch.nn import functional
 from .adapters import Adapter
 from .adapters.base import copy_structure
 from .backbone import Backbone, Block
+from .base import ExitHead
 from .exits import ExitsModel
 
-PERSONAL = "personal"
+PERSONAL, HEAD = "personal", "head"
 SLOTS = ("q_proj", "k_proj", "v_proj")
 
 
@@ -118,7 +119,10 @@ class HyperAttentionModel(ExitsModel):
     def further_units(self, recipe: Adapter) -> dict[str, dict[str, nn.Module]]:
         """Build the units of the personal tensors, and put these into the blocks."""
         del recipe
-        units: dict[str, dict[str, nn.Module]] = {}
+        units: dict[str, dict[str, nn.Module]] = {
+            f"{HEAD}{number}": {"head": ExitHead(self.backbone.width, self.num_classes)}
+            for number in self.exits
+        }
         for number in range(1, self.exits[-1] + 1):
             block = copy_structure(self.block(number))
             attention, personal = block.self_attention, self._personal(block, number)
@@ -128,6 +132,16 @@ class HyperAttentionModel(ExitsModel):
             self._blocks[number - 1] = block
             units[personal_unit(number)] = {"attention": personal}
         return units
+
+    def block_parts(self, block: int) -> dict[str, nn.Module]:
+        """No block has parts beside adapters: heads have units of their own, to be kept alone."""
+        del block
+        return {}
+
+    def head(self, block: int) -> nn.Module:
+        """Return the head after a block that is an exit."""
+        head: nn.Module = self.part(f"{HEAD}{block}", "head")
+        return head
 
     def _personal(self, block: Block, number: int) -> nn.Module:
         if self.form == "projections":

@@ -24,7 +24,9 @@ METHODS: dict[str, type[AdapterModel]] = {
     "exits": ExitsModel,
     "inclusivefl": InclusiveflModel,
     "hyper-attention": HyperAttentionModel,
+    "local-attention": HyperAttentionModel,
     "reefl": ReeflModel,
+    "shared-attention": HyperAttentionModel,
     "scalefl": ScaleflModel,
 }
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from logging import ERROR, WARNING
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
@@ -91,9 +92,11 @@ def run(
     description = describe_adapters(settings, source, names, model.exits, model)
     evaluate = central_evaluation(settings, model, source)
     prepare_folder(output, settings, keep=output == resumed)
+    run_id = checkpoint.run_id if checkpoint else uuid4().hex
+    config: dict[str, Any] = {"backbone": model.backbone.fingerprint, "run": run_id}
     history, progress = History(output, settings), ProgressLine()
     history.begin(resumed, strategy.completed_rounds)
-    strategy.callbacks += [history, Checkpoints(settings, output), progress]
+    strategy.callbacks += [history, Checkpoints(settings, output, run_id), progress]
     if settings.tensorboard:
         strategy.callbacks.append(TensorBoard(output))
     strategy.callbacks += callbacks
@@ -104,8 +107,8 @@ def run(
                 plain_record(initial),
                 num_rounds=settings.rounds,
                 timeout=settings.round_timeout,
-                train_config=ConfigRecord({"backbone": model.backbone.fingerprint}),
-                evaluate_config=ConfigRecord({"backbone": model.backbone.fingerprint}),
+                train_config=ConfigRecord({**config}),
+                evaluate_config=ConfigRecord({**config}),
                 evaluate_fn=evaluate,
             )
         write_json(output / "anytime.json", anytime_profile(model))

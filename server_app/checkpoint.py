@@ -29,11 +29,15 @@ FREE = ("output-dir", "resume", "report", "tensorboard")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run's state after a round; tensors by key."""
+    """A run's state after a round; tensors by key.
+
+    `run_id` is a run's own mark, which its continuation takes over.
+    """
 
     server_round: int
     bank: dict[str, np.ndarray]
     method: dict[str, np.ndarray]
+    run_id: str
 
     def check(self, initial: Mapping[str, np.ndarray]) -> None:
         """Hold the bank against a model's initial adapters.
@@ -67,8 +71,9 @@ class Checkpoint:
 class Checkpoints(Callback):
     """Writes ``checkpoint/round-NNNNN`` in the output folder and keeps the last two."""
 
-    def __init__(self, settings: Settings, output: Path) -> None:
+    def __init__(self, settings: Settings, output: Path, run_id: str = "") -> None:
         self.settings = settings
+        self.run_id = run_id
         self.folder = output / "checkpoint"
 
     def on_round_end(self, strategy: AdapterFedAvg, report: RoundReport) -> None:
@@ -89,6 +94,7 @@ class Checkpoints(Callback):
         state = {
             "format": FORMAT,
             "round": server_round,
+            "run": self.run_id,
             "settings": self.settings.to_dict(),
         }
         (beside / "state.json").write_text(json.dumps(state, indent=1))
@@ -152,6 +158,7 @@ def read_checkpoint(run: Path, settings: Settings) -> Checkpoint:
                 "resume with the version that wrote it."
             )
         server_round, then = state["round"], dict(state["settings"])
+        run_id = str(state.get("run", ""))
         if type(server_round) is not int or not 1 <= server_round <= then["rounds"]:
             raise ValueError(f"there is no round {server_round}")
         bank = load_file(folder / "bank.safetensors")
@@ -172,4 +179,4 @@ def read_checkpoint(run: Path, settings: Settings) -> Checkpoint:
             f"resume: {run} was run with other settings: {changes}; add --config "
             f"{run}/settings.toml to repeat them."
         )
-    return Checkpoint(server_round, bank, method)
+    return Checkpoint(server_round, bank, method, run_id)

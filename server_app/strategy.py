@@ -18,6 +18,7 @@ from strategies import (
     HyperAttention,
     InclusiveFL,
     InclusivePlanner,
+    KeepingPlanner,
     Planner,
     ServerAdam,
     ServerDyn,
@@ -27,7 +28,7 @@ from strategies import (
     ServerYogi,
     Tier,
 )
-from wiring import get_layout, get_layouts, get_tiers
+from wiring import get_layout, get_layouts, get_tiers, kept_prefixes
 
 RESERVED_TIERS = ("mean", "worst-decile")
 # Methods that are not here need no more than these.
@@ -56,6 +57,8 @@ def make_strategy(settings: Settings, model: AdapterModel) -> AdapterFedAvg:
     planner = PLANNERS.get(settings.method, DepthPlanner)(tiers, get_layout(model).units)
     if layouts := get_layouts(settings, model):
         planner = CutPlanner(planner, layouts)
+    if prefixes := kept_prefixes(settings):
+        planner = KeepingPlanner(planner, prefixes)
     return STRATEGIES.get(settings.method, AdapterFedAvg)(
         min_train_nodes=1,
         min_evaluate_nodes=1,

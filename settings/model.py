@@ -21,8 +21,10 @@ class ModelSettings:
             "exits",
             "hyper-attention",
             "inclusivefl",
+            "local-attention",
             "reefl",
             "scalefl",
+            "shared-attention",
         ),
     )
     backbone: str = setting(
@@ -108,6 +110,9 @@ class ModelSettings:
         "block",
         "Where the class token is read and written: after the block or after its attention.",
         choices=("block", "attention"),
+    )
+    personal_heads: bool = setting(
+        False, "With a method of attention: each client keeps its own heads (FedTP-Per)."
     )
     attention_form: str = setting(
         "factors",

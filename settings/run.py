@@ -11,6 +11,11 @@ from .checks import setting
 class RunSettings:
     """Evaluation, output, and the machine."""
 
+    state_dir: str = setting(
+        "",
+        "Folder in which each client keeps what is its own between rounds, on its own machine, so "
+        "that it survives a restart; empty keeps it in Flower's state, which ends with the run.",
+    )
     evaluate_every: int = setting(
         5, "Rounds between evaluations; the last round always has one.", minimum=1
     )

@@ -20,7 +20,9 @@ from .server import ServerSettings
 from .training import TrainingSettings
 
 # Methods whose models take the same options.
-SHARED_PREFIXES = {"hyper-attention": "attention_"}
+SHARED_PREFIXES = dict.fromkeys(
+    ("hyper-attention", "local-attention", "shared-attention"), "attention_"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

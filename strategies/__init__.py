@@ -1,7 +1,7 @@
 """Federated strategies for adapters, as plug-ins for any Flower ServerApp."""
 
 from .adapter_fedavg import AdapterFedAvg
-from .bank import FROZEN, Bank
+from .bank import FROZEN, KEPT, Bank
 from .callbacks import Callback, ClientRow, RoundReport
 from .codec import BYTES_PER_NUMBER, WIRE_DTYPES
 from .codec_grid import CodecGrid
@@ -20,7 +20,16 @@ from .optimizers import (
     ServerSgd,
     ServerYogi,
 )
-from .plans import CutPlanner, DepthPlanner, Plan, Planner, Tier, assign_tiers, parse_tiers
+from .plans import (
+    CutPlanner,
+    DepthPlanner,
+    KeepingPlanner,
+    Plan,
+    Planner,
+    Tier,
+    assign_tiers,
+    parse_tiers,
+)
 from .privacy import epsilon
 from .replies import REPORT
 from .rounds import PERSONALISE_PHASE
@@ -30,6 +39,7 @@ from .wire import Layout, plain_record, read_array, record_bytes
 __all__ = [
     "BYTES_PER_NUMBER",
     "FROZEN",
+    "KEPT",
     "PERSONALISE_PHASE",
     "PROFILE",
     "REPORT",
@@ -46,6 +56,7 @@ __all__ = [
     "HyperAttention",
     "InclusiveFL",
     "InclusivePlanner",
+    "KeepingPlanner",
     "Layout",
     "Plan",
     "Planner",

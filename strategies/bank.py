@@ -13,6 +13,8 @@ from .wire import Layout, Vectors, plain_record
 
 # Prefix of the config keys under which units travel that go to the client only.
 FROZEN = "frozen."
+# Config key of the units that a client trains and keeps.
+KEPT = "kept"
 
 
 class Bank:
@@ -118,6 +120,7 @@ class Bank:
         if plan is not None:
             layout = travelling(plan, self.layout)
             config.update({"depth": plan.depth, "layout": layout.fingerprint()})
+            config.update({KEPT: list(plan.kept)} if plan.kept else {})
         if plan is not None and training:
             frozen = self.arrays(plan.frozen, plan, own)
             config.update({f"{FROZEN}{unit}": array.data for unit, array in frozen.items()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from .errors import StrategyError
@@ -57,12 +57,15 @@ class Plan:
     layout : Layout | None
         Of the tier's own model, where it holds the leading parts of the bank's tensors alone;
         None where it holds them whole.
+    kept : tuple[str, ...]
+        Units that the client trains as well, and keeps: they do not travel.
     """
 
     depth: int
     trained: tuple[str, ...]
     frozen: tuple[str, ...] = ()
     layout: Layout | None = None
+    kept: tuple[str, ...] = ()
 
     @property
     def units(self) -> tuple[str, ...]:
@@ -156,7 +159,32 @@ class CutPlanner:
             return plan
         trained = tuple(unit for unit in plan.trained if unit in layout.units)
         frozen = tuple(unit for unit in plan.frozen if unit in layout.units)
-        return Plan(plan.depth, trained, frozen, layout)
+        return replace(plan, trained=trained, frozen=frozen, layout=layout)
+
+
+class KeepingPlanner:
+    """Another planner's plans, with some of the units left to the clients.
+
+    Parameters
+    ----------
+    planner : Planner
+    prefixes : tuple[str, ...]
+        How the names of units begin that do not travel.
+    """
+
+    def __init__(self, planner: Planner, prefixes: tuple[str, ...]) -> None:
+        self.planner = planner
+        self.prefixes = prefixes
+
+    def __call__(self, tier: str, server_round: int) -> Plan:
+        """Return the plan of a tier for a round; see `Planner`."""
+        plan = self.planner(tier, server_round)
+        return replace(
+            plan,
+            trained=tuple(unit for unit in plan.trained if not unit.startswith(self.prefixes)),
+            frozen=tuple(unit for unit in plan.frozen if not unit.startswith(self.prefixes)),
+            kept=tuple(unit for unit in plan.trained if unit.startswith(self.prefixes)),
+        )
 
 
 def _block_number(unit: str) -> int:
