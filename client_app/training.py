@@ -54,7 +54,8 @@ def learning_rate(settings: Settings, server_round: int) -> float:
     The first round has the whole rate. Where published code counts the same cosine from round 1
     on (ReeFL's), its rates are those of this schedule one round later.
     """
-    if settings.schedule == "constant":
+    # After the last round, what is left to learn (about clients held out) begins anew.
+    if settings.schedule == "constant" or server_round > settings.rounds:
         return settings.learning_rate
     progress = (server_round - 1) / settings.rounds
     cosine = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))

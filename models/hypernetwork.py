@@ -109,16 +109,11 @@ class HypernetworkTrainer:
     network : Hypernetwork
     rate, momentum : float
         Of the SGD on its weights.
-    clip_norm : float
-        Largest norm of their gradient; 0 is off.
     """
 
-    def __init__(
-        self, network: Hypernetwork, *, rate: float, momentum: float = 0.9, clip_norm: float = 0.0
-    ) -> None:
+    def __init__(self, network: Hypernetwork, *, rate: float, momentum: float = 0.9) -> None:
         self.network = network
         self.embedding = network.embedding
-        self.clip_norm = clip_norm
         self.optimizer = torch.optim.SGD(network.parameters(), lr=rate, momentum=momentum)
 
     @torch.no_grad()
@@ -127,8 +122,10 @@ class HypernetworkTrainer:
         made = self.network(torch.from_numpy(rows))
         return {unit: tensor.flatten(1).numpy() for unit, tensor in made.items()}
 
-    def step(self, rows: np.ndarray, cotangents: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Train the weights on what clients changed; return the gradient of their rows.
+    def pull(self, rows: np.ndarray, cotangents: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Carry what clients changed back to the weights and to their rows; return the latter's.
+
+        The weights' gradient waits for `step`, or is forgotten at the next call.
 
         Parameters
         ----------
@@ -150,11 +147,12 @@ class HypernetworkTrainer:
             [made[unit].flatten(1) for unit in self.network.units],
             [torch.from_numpy(cotangents[unit]) for unit in self.network.units],
         )
-        if self.clip_norm:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
-        self.optimizer.step()
         assert inputs.grad is not None
         return inputs.grad.numpy()
+
+    def step(self) -> None:
+        """Move the weights by the gradient of the last `pull`."""
+        self.optimizer.step()
 
     def state(self) -> dict[str, np.ndarray]:
         """Return weights and momenta by name, for a checkpoint."""

@@ -12,7 +12,7 @@ from statistics import mean
 from typing import Any
 
 from settings import Settings, SettingsError
-from strategies import PERSONALISE_PHASE, AdapterFedAvg, Callback, RoundReport, epsilon
+from strategies import HELD_OUT, PERSONALISE_PHASE, AdapterFedAvg, Callback, RoundReport, epsilon
 
 Row = dict[str, Any]
 EXIT_ACCURACY = "accuracy-exit-"
@@ -43,11 +43,11 @@ class History(Callback):
                 )
             try:
                 rows = read_rows(resumed_from / file.name) if resumed_from else []
-                # A resumed run personalises anew.
+                # A resumed run does anew what follows its rounds.
                 kept = [
                     row
                     for row in rows
-                    if row["round"] <= server_round and row.get("phase") != PERSONALISE_PHASE
+                    if row["round"] <= server_round and not _follows_the_rounds(row)
                 ]
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise SettingsError(
@@ -117,6 +117,10 @@ class History(Callback):
     def _append(file: Path, rows: list[Row]) -> None:
         with file.open("a") as stream:
             stream.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _follows_the_rounds(row: Row) -> bool:
+    return str(row.get("phase", "")).startswith((PERSONALISE_PHASE, HELD_OUT))
 
 
 def privacy_cost(settings: Settings, rounds: int) -> float:
@@ -199,6 +203,7 @@ def summarise(
         "seconds": round(sum(sum(row.get("seconds", {}).values()) for row in metrics), 2),
         "trainable-parameters": dict(trainable),
         **_personalisation(settings, clients, list(trainable)),
+        **_held_out(clients),
         **_privacy(settings),
     }
 
@@ -254,8 +259,7 @@ def _client_accuracy(rows: list[Row], tiers: list[str], key: str = "accuracy") -
 
 def _personalisation(settings: Settings, clients: list[Row], tiers: list[str]) -> Row:
     """What local epochs from the final bank changed, on the clients' own test parts."""
-    personalised = [row for row in clients if row["phase"] == PERSONALISE_PHASE]
-    rows = [row for row in personalised if not row["refused"]]
+    rows = _personalised(clients, held_out=False)
     if not rows:
         return {}
     return {
@@ -269,6 +273,30 @@ def _personalisation(settings: Settings, clients: list[Row], tiers: list[str]) -
             },
         }
     }
+
+
+def _personalised(clients: list[Row], *, held_out: bool) -> list[Row]:
+    """Return the personalisation's rows of clients that were held out, or of all others."""
+    keys = {row["client"] for row in clients if row["phase"].startswith(HELD_OUT)}
+    return [
+        row
+        for row in clients
+        if row["phase"] == PERSONALISE_PHASE
+        and not row["refused"]
+        and (row["client"] in keys) == held_out
+    ]
+
+
+def _held_out(clients: list[Row]) -> Row:
+    """What the result is worth to clients that took no part, by rounds of learning about them."""
+    scores: dict[str, list[Row]] = defaultdict(list)
+    for row in clients:
+        if row["phase"].startswith(f"{HELD_OUT}-") and not row["refused"]:
+            scores[row["phase"].removeprefix(f"{HELD_OUT}-")].append(row)
+    if tuned := _personalised(clients, held_out=True):
+        scores["fine-tuned"] = tuned
+    found = {name: _client_accuracy(rows, []) for name, rows in scores.items()}
+    return {"held-out": found} if found else {}
 
 
 def _privacy(settings: Settings) -> Row:

@@ -78,10 +78,48 @@ def make_strategy(settings: Settings, model: AdapterModel) -> AdapterFedAvg:
         ),
         server_optimizer=make_server_optimizer(settings),
         personalise=settings.personalise_epochs > 0,
+        held_out=held_out_clients(settings),
+        held_out_rounds=held_out_rounds(settings),
         wire_dtype=settings.wire_dtype,
         seed=settings.seed,
         **method_options(settings, model),
     )
+
+
+def held_out_clients(settings: Settings) -> list[str]:
+    """Read the setting `held-out-clients`: client keys, and ranges of partition ids.
+
+    Raises
+    ------
+    SettingsError
+        When too few clients are left.
+    """
+    keys: list[str] = []
+    for part in filter(None, (part.strip() for part in settings.held_out_clients.split(","))):
+        first, dash, last = part.partition("-")
+        if dash and first.isdecimal() and last.isdecimal():
+            keys += map(str, range(int(first), int(last) + 1))
+        else:
+            keys.append(part)
+    if len(keys) > settings.num_clients - settings.clients_per_round:
+        raise SettingsError(
+            f"held-out-clients: without these {len(keys)} of {settings.num_clients} clients there "
+            f"are fewer than the clients-per-round of {settings.clients_per_round}; hold out fewer."
+        )
+    return keys
+
+
+def held_out_rounds(settings: Settings) -> list[int]:
+    """Read the setting `held-out-rounds`; methods that cannot learn about a client have round 0."""
+    if settings.method != "hyper-attention":
+        return [0]
+    parts = [part.strip() for part in settings.held_out_rounds.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise SettingsError(
+            f"held-out-rounds: '{settings.held_out_rounds}' is no list of numbers of rounds; give "
+            "one such as 0,10,50."
+        )
+    return sorted({int(part) for part in parts})
 
 
 def method_options(settings: Settings, model: AdapterModel) -> dict[str, Any]:

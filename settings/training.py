@@ -14,6 +14,16 @@ class TrainingSettings:
     num_clients: int = setting(20, "Clients of a simulation.", minimum=1, maximum=1_000_000)
     clients_per_round: int = setting(10, "Clients that train in a round.", minimum=1)
     rounds: int = setting(30, "Rounds of training.", minimum=1, maximum=1_000_000)
+    held_out_clients: str = setting(
+        "",
+        "Clients that take no part in the training, such as `36-39` or names separated by commas; "
+        "after the last round they are scored, and personalised if all are.",
+    )
+    held_out_rounds: str = setting(
+        "0,10,50",
+        "With `hyper-attention`: after how many rounds of learning their embeddings alone the "
+        "held-out clients are scored.",
+    )
     local_epochs: int = setting(2, "Passes over a client's data per round.", minimum=1)
     batch_size: int = setting(32, "Images per training step.", minimum=1)
     optimizer: str = setting(

@@ -9,6 +9,7 @@ from .codec_mod import wire_codec
 from .errors import StrategyError
 from .exchange import receive
 from .exclusivefl import ExclusivePlanner
+from .held_out import HELD_OUT
 from .hyper_attention import HyperAttention
 from .inclusivefl import InclusiveFL, InclusivePlanner
 from .nodes import PROFILE, Profile
@@ -39,6 +40,7 @@ from .wire import Layout, plain_record, read_array, record_bytes
 __all__ = [
     "BYTES_PER_NUMBER",
     "FROZEN",
+    "HELD_OUT",
     "KEPT",
     "PERSONALISE_PHASE",
     "PROFILE",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from logging import WARNING
 
 import numpy as np
@@ -79,6 +79,11 @@ class AdapterFedAvg(FedAvg):
     personalise : bool
         After the last round, let every node train the final bank on its own data and score it
         before and after; the result stays on the node.
+    held_out : Collection[str]
+        Keys of clients that take no part; they are scored after the last round.
+    held_out_rounds : Collection[int]
+        After how many rounds of learning about them, where a method can (see
+        `strategies.held_out`).
     seed : int
         Of the sampling.
     callbacks : Sequence[Callback]
@@ -107,6 +112,8 @@ class AdapterFedAvg(FedAvg):
         server_optimizer: ServerOptimizer | None = None,
         wire_dtype: str = "fp32",
         personalise: bool = False,
+        held_out: Collection[str] = (),
+        held_out_rounds: Collection[int] = (0,),
         seed: int = 0,
         callbacks: Sequence[Callback] = (),
     ) -> None:
@@ -137,6 +144,8 @@ class AdapterFedAvg(FedAvg):
             )
         self.wire_dtype = check_wire_dtype(wire_dtype)
         self.personalise = personalise
+        self.held_out = frozenset(held_out)
+        self.held_out_rounds = sorted(held_out_rounds)
         self.seed = seed
         self.callbacks = list(callbacks)
         self.registry = NodeRegistry(ask=planner is not None, wire_dtype=wire_dtype)
@@ -147,7 +156,7 @@ class AdapterFedAvg(FedAvg):
         self.bank: Bank | None = None
         # Of all clients the share that holds each unit this round, where all weigh the same.
         self.holder_shares: Vectors | None = None
-        self._exchange: Exchange | None = None
+        self.exchange: Exchange | None = None
 
     def start(
         self,
@@ -183,30 +192,31 @@ class AdapterFedAvg(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Sample nodes and make each its own message: the packs of its plan."""
-        self.report, self._exchange = RoundReport(server_round), None
+        self.report, self.exchange = RoundReport(server_round), None
         bank = self.take_bank(arrays)
         if self.fraction_train == 0.0:
             return []
         nodes = self.registry.wait_for(grid, self.min_available_nodes, self.timeout)
-        nodes = training_nodes(nodes, self.planner, server_round)
+        nodes = training_nodes(self.taking_part(nodes), self.planner, server_round)
         count = self.train_nodes or max(int(len(nodes) * self.fraction_train), self.min_train_nodes)
         chosen = sample(nodes, count, self.seed, server_round)
-        return self._messages(bank, chosen, config, MessageType.TRAIN, MessageType.TRAIN)
+        return self.ask(bank, chosen, config, MessageType.TRAIN, MessageType.TRAIN)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask nodes to score the bank on their own test part, in the rounds that are due."""
-        self._exchange = None
+        self.exchange = None
         is_due = server_round % self.evaluate_every == 0 or server_round == self.last_round
         if self.fraction_evaluate == 0.0 or not is_due:
             return []
         bank = self.take_bank(arrays)
         nodes = self.registry.wait_for(grid, self.min_available_nodes, self.timeout)
+        nodes = self.taking_part(nodes)
         count = max(int(len(nodes) * self.fraction_evaluate), self.min_evaluate_nodes)
         # A seed of its own: a partial evaluation should not ask just those that trained.
         chosen = sample(nodes, count, self.seed + 1, server_round)
-        return self._messages(bank, chosen, config, MessageType.EVALUATE, MessageType.EVALUATE)
+        return self.ask(bank, chosen, config, MessageType.EVALUATE, MessageType.EVALUATE)
 
     def configure_personalise(
         self, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -215,9 +225,9 @@ class AdapterFedAvg(FedAvg):
         bank = self.take_bank(arrays)
         nodes = self.registry.wait_for(grid, self.min_available_nodes, self.timeout)
         nodes = training_nodes(nodes, self.planner, self.report.server_round)
-        return self._messages(bank, nodes, config, PERSONALISE, PERSONALISE_PHASE)
+        return self.ask(bank, nodes, config, PERSONALISE, PERSONALISE_PHASE)
 
-    def _messages(
+    def ask(
         self,
         bank: Bank,
         chosen: list[Profile],
@@ -226,8 +236,7 @@ class AdapterFedAvg(FedAvg):
         phase: str,
     ) -> list[Message]:
         """Make one message per node, each with a content of its own."""
-        self._exchange = Exchange(self.report, message_type, phase, bank.layout, self.wire_dtype)
-
+        self.exchange = Exchange(self.report, message_type, phase, bank.layout, self.wire_dtype)
         personal = self.personal_vectors(chosen)
 
         def content(profile: Profile, plan: Plan | None) -> RecordDict:
@@ -240,7 +249,7 @@ class AdapterFedAvg(FedAvg):
                 config_key=self.configrecord_key,
             )
 
-        return self._exchange.ask(chosen, self.planner, content)
+        return self.exchange.ask(chosen, self.planner, content)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -249,20 +258,20 @@ class AdapterFedAvg(FedAvg):
 
         Each reply is added as it comes and then let go; only its metrics are kept.
         """
-        if self.bank is None or self._exchange is None:
+        if self.bank is None or self.exchange is None:
             return None, None
         aggregator = self.begin_aggregation()
         contents: list[RecordDict] = []
         coverage: Counter[str] = Counter()
-        for row, message, plan in self._exchange.answers(replies):
+        for row, message, plan in self.exchange.answers(replies):
             try:
                 with self.report.timed("aggregate"):
                     reply = read_train_reply(row, message, plan, self.bank, self.weighted_by_key)
                     row.metrics |= self.take_reply(aggregator, row, reply)
             except StrategyError as error:
-                self._exchange.refuse(row, str(error))
+                self.exchange.refuse(row, str(error))
                 continue
-            self._exchange.note_unchanged(row, reply.unchanged)
+            self.exchange.note_unchanged(row, reply.unchanged)
             coverage.update(list(reply.vectors))
             contents.append(without_arrays(message.content))
         if len(contents) < self.min_replies:
@@ -281,6 +290,16 @@ class AdapterFedAvg(FedAvg):
         with self.report.timed("aggregate"):
             self.update_bank(aggregator.result(self.bank.vectors))
         return self.bank.record(), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+
+    def taking_part(self, profiles: Iterable[Profile]) -> list[Profile]:
+        """Return the nodes that are not held out."""
+        return [profile for profile in profiles if profile.client_key not in self.held_out]
+
+    def begin_held_out(self, profiles: Sequence[Profile]) -> None:
+        """Prepare for clients that took no part; here nothing."""
+
+    def learn_held_out(self, replies: Iterable[tuple[ClientRow, TrainReply]]) -> None:
+        """Learn about them from a round of their training, and about nothing else; here nothing."""
 
     def personal_vectors(self, profiles: Sequence[Profile]) -> Mapping[str, Vectors]:
         """Return units that clients get in place of the bank's, by client key; here none."""
@@ -322,15 +341,15 @@ class AdapterFedAvg(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Average the clients' metrics over those that report them."""
-        if self._exchange is None:
+        if self.exchange is None:
             return None
         used = []
-        for row, reply, _ in self._exchange.answers(replies):
+        for row, reply, _ in self.exchange.answers(replies):
             try:
                 row.metrics = read_metrics(reply)
                 read_weight(row.metrics, self.weighted_by_key)
             except StrategyError as error:
-                self._exchange.refuse(row, str(error))
+                self.exchange.refuse(row, str(error))
                 continue
             used.append(reply.content)
         return self.evaluate_metrics_aggr_fn(used, self.weighted_by_key) if used else None

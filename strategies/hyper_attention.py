@@ -46,8 +46,11 @@ class Generator(Protocol):
     def generate(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Make the flat vectors of each unit, ``(m, size)``, for rows ``(m, E)``."""
 
-    def step(self, rows: np.ndarray, cotangents: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Step with cotangents ``(m, size)`` by unit; return the rows' gradient ``(m, E)``."""
+    def pull(self, rows: np.ndarray, cotangents: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Carry cotangents ``(m, size)`` by unit back; return the rows' gradient ``(m, E)``."""
+
+    def step(self) -> None:
+        """Move the weights by the gradient of the last `pull`."""
 
     def state(self) -> dict[str, np.ndarray]:
         """Return weights and the optimiser's memory by name."""
@@ -58,11 +61,15 @@ class Generator(Protocol):
 
 @dataclass(frozen=True)
 class Change:
-    """What a client made of its personal tensors: sent minus returned, by unit."""
+    """What a client made of its personal tensors: sent minus returned, by unit.
+
+    `norm` is that of all of it, before it was clipped.
+    """
 
     client_key: str
     weight: float
     deltas: Vectors
+    norm: float
 
 
 def capped_shares(weights: Sequence[float], cap: float) -> np.ndarray:
@@ -140,22 +147,40 @@ class HyperAttention(AdapterFedAvg):
         sent = self._sent[row.client_key]
         averaged = {unit: v for unit, v in reply.vectors.items() if unit not in sent}
         figures = aggregator.add(averaged, reply.weight, reply.plan)
+        change = self._change(row, reply)
+        self._changes.append(change)
+        return {**figures, "personal-change": change.norm}
+
+    def _change(self, row: ClientRow, reply: TrainReply) -> Change:
+        """Return what a client made of its personal units, clipped."""
+        sent = self._sent[row.client_key]
         deltas = {unit: sent[unit] - v for unit, v in reply.vectors.items() if unit in sent}
         norm = math.sqrt(sum(float(np.dot(delta, delta)) for delta in deltas.values()))
         if self.clip_delta and norm > self.clip_delta:
             deltas = {unit: delta * (self.clip_delta / norm) for unit, delta in deltas.items()}
-        self._changes.append(Change(row.client_key, reply.weight, deltas))
-        return {**figures, "personal-change": norm}
+        return Change(row.client_key, reply.weight, deltas, norm)
 
     def update_bank(self, means: Vectors) -> None:
         """Step the averaged units, the hypernetwork and the rows of the round's clients."""
         super().update_bank(means)
-        self._train(self._changes)
+        self._move_rows(self._changes)
+        self.generator.step()
         self._centre()
 
-    def _train(self, changes: Sequence[Change]) -> None:
-        """Take the step of the module's head."""
-        assert self.bank is not None
+    def begin_held_out(self, profiles: Sequence[Profile]) -> None:
+        """Let clients that took no part begin from the mean row."""
+        row = self.rows.mean()
+        for profile in profiles:
+            self.rows.put(profile.client_key, row)
+
+    def learn_held_out(self, replies: Iterable[tuple[ClientRow, TrainReply]]) -> None:
+        """Step the rows of clients that took no part; neither hypernetwork nor bank moves."""
+        changes = [self._change(row, reply) for row, reply in replies]
+        if changes:
+            self._move_rows(changes)
+
+    def _move_rows(self, changes: Sequence[Change]) -> None:
+        """Pull at hypernetwork and rows with what clients changed; step the rows."""
         keys = [change.client_key for change in changes]
         shares = capped_shares([change.weight for change in changes], self.share_cap)
         rows = self.rows.get(keys)
@@ -168,7 +193,7 @@ class HyperAttention(AdapterFedAvg):
             )
             for unit, vector in self._sent[keys[0]].items()
         }
-        gradients = self.generator.step(rows, cotangents)
+        gradients = self.generator.pull(rows, cotangents)
         # A row is its client's alone: the client's share of the round does not scale its step.
         for key, row, gradient, share in zip(keys, rows, gradients, shares, strict=True):
             self.rows.put(key, row - self.row_rate * gradient / share)

@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import Result
 
 from .callbacks import RoundReport
 from .exchange import receive
+from .held_out import score_held_out
 
 if TYPE_CHECKING:
     from .adapter_fedavg import AdapterFedAvg
@@ -64,6 +65,8 @@ def run_rounds(
     result.arrays = arrays
     if strategy.personalise:
         _personalise(strategy, grid, arrays, train_config)
+    if strategy.held_out:
+        score_held_out(strategy, grid, arrays, train_config, evaluate_config)
     for callback in strategy.callbacks:
         callback.on_finish(strategy)
     return result

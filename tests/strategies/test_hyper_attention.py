@@ -25,10 +25,12 @@ class Linear:
     def generate(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         return {"personal1": rows @ self.weight}
 
-    def step(self, rows: np.ndarray, cotangents: Mapping[str, np.ndarray]) -> np.ndarray:
-        gradient = cotangents["personal1"] @ self.weight.T
-        self.weight = self.weight - rows.T @ cotangents["personal1"]
-        return gradient
+    def pull(self, rows: np.ndarray, cotangents: Mapping[str, np.ndarray]) -> np.ndarray:
+        self.gradient = rows.T @ cotangents["personal1"]
+        return cotangents["personal1"] @ self.weight.T
+
+    def step(self) -> None:
+        self.weight = self.weight - self.gradient
 
     def state(self) -> dict[str, np.ndarray]:
         return {"weight": self.weight}
