@@ -1,18 +1,20 @@
 """Cost of a training step, as a multiple of a no-grad forward pass of the same blocks.
 
 ``python benchmarks/step.py [--backbone NAME --image-size S] [--batch B ...] [--threads T]
-[--device cuda [--bf16]]``
+[--method M ...] [--adapter KIND ...] [--adapter-rank R] [--device cuda [--bf16]]``
 
 A step is what a client runs: forward, loss over its exits, backward, clipping, AdamW. With frozen
 weights the backward pass through a block costs one forward pass, so the limits are 1 for frozen
-exits (no backward at all) and 2 for the accumulator (its gradient crosses every block). Without
-`--backbone` a ViT-Tiny/16 at 224 px is measured; its speed does not depend on its weights, so they
-are random.
+exits (no backward at all) and 2 for the accumulator (its gradient crosses every block); what is
+wanted of a method stands in `LIMITS`, for frozen blocks. At each depth the model is that of a tier
+which trains all its blocks. Without `--backbone` a ViT-Tiny/16 at 224 px is measured; its speed
+does not depend on its weights, so they are random.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import sys
 import tempfile
@@ -27,7 +29,15 @@ from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from models import AdapterModel, Backbone, build_model, load_backbone
+from models import (
+    ADAPTERS,
+    METHODS,
+    AdapterModel,
+    AdapterSpec,
+    Backbone,
+    build_model,
+    load_backbone,
+)
 
 VIT_TINY = "ViT-Tiny/16"
 LIMITS = {"exits": 1.1, "depthfl": 1.1, "accumulator": 2.4, "reefl": 2.4}
@@ -113,6 +123,9 @@ def main() -> int:
     parser.add_argument("--batch", type=int, nargs="+", default=[32])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--method", nargs="+", default=list(LIMITS), choices=METHODS)
+    parser.add_argument("--adapter", nargs="+", default=["none"], choices=ADAPTERS)
+    parser.add_argument("--adapter-rank", type=int, default=AdapterSpec.rank)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true")
     options = parser.parse_args()
@@ -131,19 +144,23 @@ def main() -> int:
         where = f"{device}{', bf16' if options.bf16 else ''}, {options.threads} threads"
         print(f"{options.backbone}, {side} px, batch {batch}, {where}")
         columns = f"{'depth':>6}{'forward ms':>12}{'step / forward':>16}{'limit':>8}{'peak MB':>9}"
-        print(f"{'method':<14}{columns}")
-        for method, limit in LIMITS.items():
-            model = build_model(method, backbone, exits, CLASSES).to(device)
-            for depth in exits:
-                step = make_step(model, images, labels, depth, options.bf16)
-                step()
-                forward = partial(forward_blocks, backbone, images, depth, options.bf16)
-                seconds, ratio = compare(forward, step, options.rounds, device)
-                failed |= ratio > limit and depth == backbone.depth and device == "cpu"
-                print(
-                    f"{method:<14}{depth:>6}{1000 * seconds:>12.1f}{ratio:>16.2f}{limit:>8}"
-                    f"{peak_megabytes(step, device):>9}"
-                )
+        print(f"{'method':<14}{'adapter':<10}{columns}")
+        for method, kind, depth in itertools.product(options.method, options.adapter, exits):
+            adapter = AdapterSpec(kind, options.adapter_rank)
+            own = METHODS[method].tier_options(exits, depth)
+            model = build_model(method, backbone, exits, CLASSES, adapter=adapter, **own).to(device)
+            step = make_step(model, images, labels, depth, options.bf16)
+            step()
+            forward = partial(forward_blocks, model.backbone, images, depth, options.bf16)
+            seconds, ratio = compare(forward, step, options.rounds, device)
+            limit = LIMITS.get(method) if kind == "none" else None
+            if limit and depth == backbone.depth and device == "cpu":
+                failed |= ratio > limit
+            print(
+                f"{method:<14}{kind:<10}{depth:>6}{1000 * seconds:>12.1f}{ratio:>16.2f}"
+                f"{limit or '':>8}{peak_megabytes(step, device):>9}",
+                flush=True,
+            )
     return int(failed)
 
 

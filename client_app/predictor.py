@@ -18,6 +18,29 @@ from models import AdapterModel, ExitScores, FixedFeaturesModel, score_exits
 EVALUATION_BATCH = 256
 
 
+class FeatureBudget:
+    """The memory that several caches share; what a cache lets go of is free again.
+
+    Parameters
+    ----------
+    limit : int
+        Bytes of all caches together.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._caches: WeakSet[FeatureCache] = WeakSet()
+
+    @property
+    def free(self) -> int:
+        """Bytes that no cache holds."""
+        return self.limit - sum(cache.size for cache in self._caches)
+
+    def share(self, cache: FeatureCache) -> None:
+        """Count a cache from now on, for as long as it is there."""
+        self._caches.add(cache)
+
+
 class FeatureCache:
     """Features ``(N, E, D)`` of the images of each set, computed once per process and image.
 
@@ -27,17 +50,22 @@ class FeatureCache:
     Parameters
     ----------
     model : FixedFeaturesModel
-    limit : int
-        Bytes; a set whose features would go beyond is computed anew every time,
-        and a warning tells so.
+    budget : FeatureBudget
+        A set whose features would go beyond is computed anew every time, and a warning tells so.
     """
 
-    def __init__(self, model: FixedFeaturesModel, limit: int) -> None:
+    def __init__(self, model: FixedFeaturesModel, budget: FeatureBudget) -> None:
         self.model = model
-        self.free = limit
+        self.budget = budget
         # By set: the features, and how many exits of each image are filled.
         self._kept: WeakKeyDictionary[ImageSet, tuple[Tensor, np.ndarray]] = WeakKeyDictionary()
         self._refused: WeakSet[ImageSet] = WeakSet()
+        budget.share(self)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the features of all sets that are still there."""
+        return sum(features.nbytes for features, _ in self._kept.values())
 
     def get(self, part: Part, transform: BatchTransform, depth: int | None) -> Tensor | None:
         """Return the part's features ``(n, exits, D)``; None where they cannot be kept."""
@@ -60,7 +88,7 @@ class FeatureCache:
             return images in self._kept
         shape = (len(images), len(self.model.exits), self.model.backbone.width)
         size = 4 * int(np.prod(shape))
-        if size > self.free:
+        if size > self.budget.free:
             self._refused.add(images)
             log(
                 WARNING,
@@ -70,7 +98,6 @@ class FeatureCache:
                 size / 1e6,
             )
             return False
-        self.free -= size
         # Pages of an empty tensor take memory only when they are filled.
         features = torch.empty(shape, device=self.model.device)
         self._kept[images] = features, np.zeros(len(images), dtype=np.int64)
@@ -84,18 +111,20 @@ class Predictor:
     ----------
     model : AdapterModel
         On the device it is to run on.
-    cache_bytes : int
-        Memory for features; 0 keeps none.
+    budget : FeatureBudget, optional
+        Memory for features; without one none are kept.
     half : bool
         Whether matrix products run in bfloat16 (autocast); logits are fp32 in any case.
     """
 
-    def __init__(self, model: AdapterModel, *, cache_bytes: int = 0, half: bool = False) -> None:
+    def __init__(
+        self, model: AdapterModel, *, budget: FeatureBudget | None = None, half: bool = False
+    ) -> None:
         self.model = model
         self.half = half
         self.cache: FeatureCache | None = None
-        if cache_bytes and isinstance(model, FixedFeaturesModel) and model.has_fixed_features:
-            self.cache = FeatureCache(model, cache_bytes)
+        if budget and isinstance(model, FixedFeaturesModel) and model.has_fixed_features:
+            self.cache = FeatureCache(model, budget)
 
     def batches(
         self,

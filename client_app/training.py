@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from client_app.dyn import DynTerm
-from client_app.predictor import Predictor
+from client_app.predictor import FeatureBudget, Predictor
 from data import BatchTransform, Part, epoch_order
 from models import AdapterModel
 from settings import Settings
@@ -192,11 +192,14 @@ class Trainer:
 
 def make_predictor(model: AdapterModel, settings: Settings) -> Predictor:
     """Return the predictor of a model, as the settings want it."""
-    return Predictor(
-        model,
-        cache_bytes=settings.cache_megabytes * 10**6,
-        half=uses_bfloat16(settings),
-    )
+    budget = _budget(settings.cache_megabytes) if settings.cache_megabytes else None
+    return Predictor(model, budget=budget, half=uses_bfloat16(settings))
+
+
+@lru_cache(maxsize=1)
+def _budget(megabytes: int) -> FeatureBudget:
+    """Return the memory for features that all predictors of this process share."""
+    return FeatureBudget(megabytes * 10**6)
 
 
 def get_trainer(settings: Settings, num_classes: int, tier: str) -> Trainer:

@@ -4,7 +4,7 @@ from .accumulator import AccumulatorModel
 from .adapters import ADAPTERS, RANKED, AdapterSpec, parse_targets
 from .anytime import AnytimeClassifier, Prediction
 from .backbone import BUILTIN, Backbone, Block, ModelError, load_backbone
-from .base import EMBED, SHARED, AdapterModel, ExitHead, FixedFeaturesModel, State, block_unit
+from .base import SHARED, AdapterModel, ExitHead, FixedFeaturesModel, State, block_unit
 from .cost import ExitCost, anytime_profile
 from .depthfl import DepthflModel
 from .evaluation import ExitScores, score_exits
@@ -20,7 +20,6 @@ from .scalefl import ScaleflModel
 __all__ = [
     "ADAPTERS",
     "BUILTIN",
-    "EMBED",
     "HEAD",
     "METHODS",
     "PERSONAL",

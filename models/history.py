@@ -88,6 +88,9 @@ class HistoryAttention(nn.Module):
     def step(self, pair: Tensor, past: Memory | None) -> tuple[Tensor, Memory]:
         """Do the same for learned and current token ``(B, 2, D)``, given what `past` remembers.
 
+        Memory holds keys and values as these weights make them, so it serves a module that all
+        blocks share. Where each block has one of its own, `forward` reads the whole history anew.
+
         Returns
         -------
         tuple[Tensor, Memory]

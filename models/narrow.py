@@ -21,7 +21,8 @@ def leading(tensor: Tensor, shape: Sequence[int]) -> Tensor:
 def narrow(backbone: Backbone, share: float) -> Backbone:
     """Return a backbone of ``int(share * D)`` channels; with a share of 1 the backbone itself.
 
-    Each weight is a view of the leading rows and columns of the given one, so it takes no memory.
+    Each weight is a view of the leading rows and columns of the given one, so it takes no memory;
+    moved to another device, it has memory of its own there.
     The number of attention heads stays; the inner size of the attention is rounded up to a
     multiple of it. The MLP keeps its ratio to the width.
 

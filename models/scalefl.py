@@ -68,7 +68,8 @@ class SubModel(nn.Module):
     Parameters
     ----------
     model : ExitsModel
-        Of the exit's width, with this exit alone; its own trained tensors are never used.
+        Of the exit's width, with this exit alone. It computes with the bank's tensors, so its own
+        trained ones are emptied here.
     """
 
     def __init__(self, model: ExitsModel) -> None:
@@ -85,6 +86,8 @@ class SubModel(nn.Module):
             for name, tensor in module.named_parameters(recurse=False)
             if id(tensor) in keys
         ]
+        for tensor in model.adapter_parameters().values():
+            tensor.data = tensor.data.new_empty(0)
 
     def forward(self, inputs: Tensor, *, from_features: bool) -> Tensor:
         """Return logits ``(B, C)`` of images, or of what the head reads of them ``(B, w)``."""

@@ -221,7 +221,7 @@ def write_summary(
         read_rows(output / "metrics.jsonl"),
         read_rows(output / "clients.jsonl"),
         trainable={
-            name: sum((plan.layout or layout).size(unit) for unit in plan.trained)
+            name: sum((plan.layout or layout).size(unit) for unit in plan.trained if plan.drawn)
             for name, plan in plans.items()
         },
         full_model_parameters=get_backbone(settings).num_parameters() + adapters,

@@ -36,7 +36,7 @@ STRATEGIES: dict[str, Callable[..., AdapterFedAvg]] = {
     "hyper-attention": HyperAttention,
     "inclusivefl": InclusiveFL,
 }
-PLANNERS: dict[str, Callable[[Sequence[Tier], Iterable[str]], Planner]] = {
+PLANNERS: dict[str, Callable[[Sequence[Tier], Iterable[str], Sequence[int]], Planner]] = {
     "exclusivefl": ExclusivePlanner,
     "inclusivefl": InclusivePlanner,
 }
@@ -53,8 +53,8 @@ def make_strategy(settings: Settings, model: AdapterModel) -> AdapterFedAvg:
             raise SettingsError(
                 f"tiers: '{tier.name}' is a field of summary.json; give the tier another name."
             )
-        model.reach(tier.depth)
-    planner = PLANNERS.get(settings.method, DepthPlanner)(tiers, get_layout(model).units)
+    make_planner = PLANNERS.get(settings.method, DepthPlanner)
+    planner = make_planner(tiers, get_layout(model).units, model.exits)
     if layouts := get_layouts(settings, model):
         planner = CutPlanner(planner, layouts)
     if prefixes := kept_prefixes(settings):

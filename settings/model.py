@@ -40,8 +40,8 @@ class ModelSettings:
         "small depth=0.5 share=0.4; medium depth=0.75 share=0.3; large depth=1.0 share=0.3",
         "What devices can afford: `name depth=D [trained=T] [rank=R] share=S` or "
         "`clients=0,3,5-9` instead of the share, separated by semicolons. D counts blocks, or with "
-        "a point is a fraction of the backbone; T, the trained ones of these from the last, "
-        "likewise; R is the tier's own `adapter-rank`.",
+        "a point is a fraction of the backbone; T, the trained ones from the tier's last exit "
+        "down, likewise of D; R is the tier's own `adapter-rank`.",
     )
     adapter: str = setting(
         "none",

@@ -55,8 +55,8 @@ class RunSettings:
     )
     cache_megabytes: int = setting(
         1000,
-        "Memory per process for features that training does not change (frozen exits without "
-        "random transforms); 0 computes them in every epoch.",
+        "Memory per process, for all its models together, for features that training does not "
+        "change (frozen exits without random transforms); 0 computes them in every epoch.",
         minimum=0,
     )
     seed: int = setting(

@@ -57,6 +57,10 @@ class Settings(RunSettings, ServerSettings, TrainingSettings, DataSettings, Mode
                 "noise-multiplier: noise needs a clip-update above 0 and aggregation=mean; set "
                 "both, or leave noise-multiplier at 0."
             )
+        if self.server_optimizer == "dyn" and self.server_learning_rate:
+            raise SettingsError(
+                "server-learning-rate: server-optimizer=dyn has none; leave it at 0."
+            )
         if self.rank_aggregation == "product":
             self._check_product()
 

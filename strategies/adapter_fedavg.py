@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from logging import WARNING
 
 import numpy as np
-from flwr.app import (
-    ArrayRecord,
-    ConfigRecord,
-    Message,
-    MessageType,
-    MetricRecord,
-    RecordDict,
-)
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from .aggregation import Aggregator
+from .aggregation import Aggregator, Holders
 from .bank import Bank
 from .callbacks import Callback, ClientRow, RoundReport
 from .codec import check_wire_dtype
@@ -37,7 +29,7 @@ from .replies import (
     without_arrays,
 )
 from .rounds import PERSONALISE, PERSONALISE_PHASE, run_rounds
-from .rules import Aggregation, HolderEqualMean
+from .rules import Aggregation
 from .wire import Vectors
 
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
@@ -154,8 +146,6 @@ class AdapterFedAvg(FedAvg):
         self.timeout = 3600.0
         self.report = RoundReport(0)
         self.bank: Bank | None = None
-        # Of all clients the share that holds each unit this round, where all weigh the same.
-        self.holder_shares: Vectors | None = None
         self.exchange: Exchange | None = None
 
     def start(
@@ -224,7 +214,6 @@ class AdapterFedAvg(FedAvg):
         """Ask every node to train the bank for itself, and to score it before and after."""
         bank = self.take_bank(arrays)
         nodes = self.registry.wait_for(grid, self.min_available_nodes, self.timeout)
-        nodes = training_nodes(nodes, self.planner, self.report.server_round)
         return self.ask(bank, nodes, config, PERSONALISE, PERSONALISE_PHASE)
 
     def ask(
@@ -261,8 +250,8 @@ class AdapterFedAvg(FedAvg):
         if self.bank is None or self.exchange is None:
             return None, None
         aggregator = self.begin_aggregation()
+        holders = Holders(self.bank.layout, self.row_keys)
         contents: list[RecordDict] = []
-        coverage: Counter[str] = Counter()
         for row, message, plan in self.exchange.answers(replies):
             try:
                 with self.report.timed("aggregate"):
@@ -272,7 +261,7 @@ class AdapterFedAvg(FedAvg):
                 self.exchange.refuse(row, str(error))
                 continue
             self.exchange.note_unchanged(row, reply.unchanged)
-            coverage.update(list(reply.vectors))
+            holders.add(reply.vectors, reply.plan)
             contents.append(without_arrays(message.content))
         if len(contents) < self.min_replies:
             log(
@@ -283,12 +272,10 @@ class AdapterFedAvg(FedAvg):
                 self.min_replies,
             )
             return None, None
-        self.report.coverage = dict(coverage)
-        if isinstance(aggregator, HolderEqualMean):
-            clients = {profile.client_key for profile in self.registry.profiles.values()}
-            self.holder_shares = aggregator.shares(len(clients))
+        self.report.coverage = holders.coverage()
         with self.report.timed("aggregate"):
-            self.update_bank(aggregator.result(self.bank.vectors))
+            means = aggregator.result(self.bank.vectors)
+            self.update_bank(means, holders.shares(self.registry.num_clients))
         return self.bank.record(), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
 
     def taking_part(self, profiles: Iterable[Profile]) -> list[Profile]:
@@ -324,10 +311,10 @@ class AdapterFedAvg(FedAvg):
         assert self.bank is not None
         return self.aggregation.begin(self.bank.layout, self.row_keys, self.bank.vectors)
 
-    def update_bank(self, means: Vectors) -> None:
-        """Let the bank take its step towards the round's means."""
+    def update_bank(self, means: Vectors, shares: Mapping[str, np.ndarray]) -> None:
+        """Let the bank take its step towards the round's means; see `ServerOptimizer.step`."""
         assert self.bank is not None
-        self.bank.update(self.server_optimizer.step(self.bank.vectors, means, self.holder_shares))
+        self.bank.update(self.server_optimizer.step(self.bank.vectors, means, shares))
 
     def server_state(self) -> dict[str, np.ndarray]:
         """Return what is kept on the server beside the bank, by name, for a checkpoint."""

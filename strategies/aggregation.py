@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
@@ -51,8 +52,9 @@ class Ownership:
         Of the bank.
     row_keys : Iterable[str]
         Tensors whose first axis counts blocks (row b belongs to block b, row 0 to all), such as
-        depth embeddings. A client of depth d owns rows 0 to d. Without the key its other rows,
-        which it returns unchanged, count as votes for no change; ReeFL's code averages so.
+        depth embeddings. A client owns rows 0 to the `depth` of its plan. Without the key its
+        other rows, which it returns unchanged, count as votes for no change; ReeFL's code
+        averages so.
     """
 
     def __init__(self, layout: Layout, row_keys: Iterable[str] = ()) -> None:
@@ -64,17 +66,65 @@ class Ownership:
             if not self.row_keys.isdisjoint(slot.key for slot in slots)
         }
 
-    def shapes(self, unit: str, plan: Plan | None) -> list[tuple[int, ...]] | None:
+    def shapes(self, unit: str, plan: Plan | None) -> tuple[tuple[int, ...], ...] | None:
         """Return the shape of each tensor's part that a client with `plan` owns; None for all."""
         has_rows = unit in self._with_rows
         if plan is None or (plan.layout is None and not has_rows):
             return None
         own = travelling(plan, self.layout).shapes[unit]
-        shapes = [
+        shapes = tuple(
             (min(plan.depth + 1, shape[0]), *shape[1:]) if slot.key in self.row_keys else shape
             for slot, shape in zip(self.layout.units[unit], own, strict=True)
-        ]
-        return None if tuple(shapes) == self.layout.shapes[unit] else shapes
+        )
+        return None if shapes == self.layout.shapes[unit] else shapes
+
+
+class Holders:
+    """How many clients own each element of what was sent in a round, whatever is made of it.
+
+    Parameters
+    ----------
+    layout : Layout
+        Of the bank.
+    row_keys : Iterable[str]
+        Tensors whose rows belong to blocks; see `Ownership`.
+    """
+
+    def __init__(self, layout: Layout, row_keys: Iterable[str] = ()) -> None:
+        self.layout = layout
+        self.ownership = Ownership(layout, row_keys)
+        self._sent: Counter[tuple[Plan | None, tuple[str, ...]]] = Counter()
+
+    def add(self, units: Iterable[str], plan: Plan | None) -> None:
+        """Count a client that sent some units."""
+        self._sent[plan, tuple(units)] += 1
+
+    def coverage(self) -> dict[str, int]:
+        """Return by unit how many clients sent it."""
+        coverage: Counter[str] = Counter()
+        for (_, units), clients in self._sent.items():
+            coverage.update(dict.fromkeys(units, clients))
+        return dict(coverage)
+
+    def shares(self, num_clients: int) -> Vectors:
+        """Return by unit the share of `num_clients` that own it.
+
+        One number for a unit whose every holder owns all of it, and one for each element otherwise.
+        """
+        counts: Vectors = {}
+        for (plan, units), clients in self._sent.items():
+            for unit in units:
+                count = counts.setdefault(unit, np.zeros(1))
+                shapes = self.ownership.shapes(unit, plan)
+                if shapes is None:
+                    count += clients
+                    continue
+                if count.size < self.layout.size(unit):
+                    count = counts[unit] = np.full(self.layout.size(unit), count[0])
+                for slot, shape in zip(self.layout.units[unit], shapes, strict=True):
+                    part = leading(count, slot, shape)
+                    part += clients
+        return {unit: count / num_clients for unit, count in counts.items()}
 
 
 class HolderMean:
@@ -139,6 +189,17 @@ class HolderMean:
             np.divide(total, weights, out=mean, where=weights > 0)
             means[unit] = as_dtype(mean, bank[unit].dtype)
         return means
+
+
+class HolderEqualMean(HolderMean):
+    """The unweighted mean over holders; its weights are their numbers."""
+
+    def add(
+        self, vectors: Mapping[str, np.ndarray], weight: float, plan: Plan | None
+    ) -> dict[str, float]:
+        """Add a client's units; all clients weigh the same. See `Aggregator.add`."""
+        del weight
+        return super().add(vectors, 1.0, plan)
 
 
 def accumulation_dtype(dtype: np.dtype) -> type[np.floating]:

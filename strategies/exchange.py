@@ -165,7 +165,7 @@ class Exchange:
         if names := ", ".join(units):
             self._warn(
                 f"client '{row.client_key}' trained {names} without any change; check its learning "
-                "rate, and that an exit lies above"
+                "rate"
             )
 
     def _warn(self, sentence: str) -> None:

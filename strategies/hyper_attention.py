@@ -160,9 +160,9 @@ class HyperAttention(AdapterFedAvg):
             deltas = {unit: delta * (self.clip_delta / norm) for unit, delta in deltas.items()}
         return Change(row.client_key, reply.weight, deltas, norm)
 
-    def update_bank(self, means: Vectors) -> None:
+    def update_bank(self, means: Vectors, shares: Mapping[str, np.ndarray]) -> None:
         """Step the averaged units, the hypernetwork and the rows of the round's clients."""
-        super().update_bank(means)
+        super().update_bank(means, shares)
         self._move_rows(self._changes)
         self.generator.step()
         self._centre()

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from .adapter_fedavg import AdapterFedAvg
-from .aggregation import Aggregator, HolderMean
+from .aggregation import Aggregator, HolderMean, Holders
 from .errors import StrategyError
 from .optimizers import ServerDyn, ServerOptimizer
 from .plans import SHARED, DepthPlanner, Plan, Tier
@@ -48,9 +48,7 @@ def tier_ends(units: Iterable[str]) -> dict[int, str]:
 
 
 class InclusivePlanner(DepthPlanner):
-    """Plans a tier up to the last exit within its depth, with its own version of that block.
-
-    `trained` blocks are counted from that exit.
+    """Plans as `DepthPlanner` does, with the tier's own version of the block at which it ends.
 
     Raises
     ------
@@ -58,26 +56,27 @@ class InclusivePlanner(DepthPlanner):
         When two tiers that end at the same exit differ in what they train: they are one tier here.
     """
 
-    def __init__(self, tiers: Sequence[Tier], units: Iterable[str]) -> None:
-        super().__init__(tiers, units)
+    def __init__(self, tiers: Sequence[Tier], units: Iterable[str], exits: Sequence[int]) -> None:
+        super().__init__(tiers, units, exits)
         ending: dict[int, tuple[Tier, Plan]] = {}
         for tier in tiers:
             plan = self(tier.name, 1)
             other, its = ending.setdefault(plan.depth, (tier, plan))
             if (its, other.rank) != (plan, tier.rank):
+                same = "train the same blocks"
+                if other.rank != tier.rank:
+                    same = f"have one rank (now {other.rank} and {tier.rank})"
                 raise StrategyError(
                     f"tiers: '{other.name}' and '{tier.name}' both end at the exit after block "
-                    f"{plan.depth}, which makes them one tier of InclusiveFL; let them train the "
-                    "same, or end at different exits."
+                    f"{plan.depth}, which makes them one tier of InclusiveFL; let them {same}, or "
+                    "end at different exits."
                 )
 
     def __call__(self, tier: str, server_round: int) -> Plan:
         """Return the plan of a tier; it is the same in every round."""
-        depth = super().__call__(tier, server_round).depth
-        ends = tier_ends(self.units)
-        end = max((block for block in ends if block <= depth), default=0)
+        end = super().__call__(tier, server_round).depth
         below = [u for u in self.units if not u.startswith(EXIT) and _number(u, BLOCK) < end]
-        units = [*below, *filter(None, [ends.get(end)])]
+        units = [*below, tier_ends(self.units)[end]]
         lowest = end - self.tiers[tier].trained
         # Who trains all its blocks trains what is below them, too.
         trained = tuple(
@@ -171,15 +170,19 @@ class InclusiveFL(AdapterFedAvg):
             means = tier.aggregator.result(bank)
             self._distil(end, means)
             momenta[end] = self._momentum(end, means)
-            stepped = self._optimizer(end).step(bank, means)
+            # All clients of a tier own the same elements.
+            holders = Holders(self.bank.layout, self.row_keys)
+            holders.add(means, tier.plan)
+            stepped = self._optimizer(end).step(bank, means, holders.shares(1))
             # Twice as precise as the bank: a unit that one tier alone holds comes out as it is.
             values = {unit: vector.astype(np.float64) for unit, vector in stepped.items()}
             merged.add(values, tier.clients, tier.plan)
         self.momenta = momenta
         return merged.result(bank)
 
-    def update_bank(self, means: Vectors) -> None:
+    def update_bank(self, means: Vectors, shares: Mapping[str, np.ndarray]) -> None:
         """Put in what `merge` returned; the server optimisers have done their steps there."""
+        del shares
         assert self.bank is not None
         self.bank.update(means)
 
@@ -242,7 +245,8 @@ class InclusiveFL(AdapterFedAvg):
         for key, values in state.items():
             kind, _, place = key.partition(".")
             end, _, name = place.partition(".")
-            if kind not in (MOMENTUM, OPTIMIZER) or not end.isdecimal():
+            known = kind in (MOMENTUM, OPTIMIZER) and end.isdecimal()
+            if not known or not np.isfinite(values).all():
                 raise StrategyError(
                     f"resume: '{key}' in the checkpoint is nothing that InclusiveFL keeps; resume "
                     "from another copy."

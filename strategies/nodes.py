@@ -93,6 +93,11 @@ class NodeRegistry:
         self.profiles: dict[int, Profile] = {}
         self._asked: dict[int, float] = {}
 
+    @property
+    def num_clients(self) -> int:
+        """Count the clients seen so far, whether online or not."""
+        return len({profile.client_key for profile in self.profiles.values()})
+
     def wait_for(self, grid: Grid, minimum: int, timeout: float) -> list[Profile]:
         """Wait until `minimum` nodes are online and known; return all, by client key.
 
@@ -197,7 +202,7 @@ def client_order(profile: Profile) -> tuple[int, int, str]:
 def training_nodes(
     profiles: list[Profile], planner: Planner | None, server_round: int
 ) -> list[Profile]:
-    """Leave out the nodes of tiers that train nothing in a round.
+    """Leave out the nodes of tiers that are not asked to train in a round.
 
     Those of an unknown tier stay, to be refused by name when they are asked.
 
@@ -211,7 +216,7 @@ def training_nodes(
     idle = set()
     for tier in {profile.tier for profile in profiles}:
         with contextlib.suppress(StrategyError):
-            if not planner(tier, server_round).trained:
+            if not planner(tier, server_round).drawn:
                 idle.add(tier)
     training = [profile for profile in profiles if profile.tier not in idle]
     if not training:

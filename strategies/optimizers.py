@@ -4,8 +4,8 @@ A round's mean is where the clients went, so ``theta - mean`` serves as a gradie
 values theta (arXiv 2003.00295). Momentum, Adam and Yogi remember it over the rounds; `ServerDyn` is
 the server's half of FedDyn (arXiv 2111.04263).
 
-An optimiser works on vectors by unit and knows nothing of messages or strategies. Units that nobody
-sent have no mean, and so no step.
+An optimiser works on vectors by unit and knows nothing of messages or strategies. It steps where
+somebody owned an element in the round, also if the mean is what the element was: momentum goes on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ServerOptimizer(ABC):
         self,
         bank: Mapping[str, np.ndarray],
         means: Mapping[str, np.ndarray],
-        shares: Mapping[str, np.ndarray] | None = None,
+        shares: Mapping[str, np.ndarray],
     ) -> Vectors:
         """Return the new vectors of every unit of `means`.
 
@@ -45,9 +45,9 @@ class ServerOptimizer(ABC):
         means : Mapping[str, np.ndarray]
             The means of the units that somebody sent, in the dtypes of `bank`; where nobody owned
             an element, the value of `bank`.
-        shares : Mapping[str, np.ndarray], optional
-            By unit, the share of all clients that the mean is over: one number, or one for each
-            element. Only `ServerDyn` needs it.
+        shares : Mapping[str, np.ndarray]
+            By unit, the share of all clients that owned it in the round: one number, or one for
+            each element; 0 where nobody did.
 
         Raises
         ------
@@ -66,8 +66,6 @@ class ServerOptimizer(ABC):
 
 class _GradientOptimizer(ServerOptimizer):
     """A step that follows from ``g = theta - mean``, element by element.
-
-    An element whose mean equals its value bit for bit is left, as if nobody had owned it.
 
     Attributes
     ----------
@@ -88,24 +86,27 @@ class _GradientOptimizer(ServerOptimizer):
         self,
         bank: Mapping[str, np.ndarray],
         means: Mapping[str, np.ndarray],
-        shares: Mapping[str, np.ndarray] | None = None,
+        shares: Mapping[str, np.ndarray],
     ) -> Vectors:
         """Return the new vectors; see `ServerOptimizer.step`."""
-        del shares
         return {
-            unit: self._stepped(unit, bank[unit], mean) if mean.dtype.kind == "f" else mean
+            unit: self._stepped(unit, bank[unit], mean, shares[unit] > 0)
+            if mean.dtype.kind == "f"
+            else mean
             for unit, mean in means.items()
         }
 
-    def _stepped(self, unit: str, old: np.ndarray, mean: np.ndarray) -> np.ndarray:
-        moved = mean != old
-        gradient = np.subtract(old, mean, dtype=accumulation_dtype(old.dtype))[moved]
+    def _stepped(
+        self, unit: str, old: np.ndarray, mean: np.ndarray, owned: np.ndarray
+    ) -> np.ndarray:
+        owned = np.broadcast_to(owned, old.shape)
+        gradient = np.subtract(old, mean, dtype=accumulation_dtype(old.dtype))[owned]
         memory = [self._remembered(name, unit, gradient.dtype, old.size) for name in self.kept]
-        step, *updated = self.update(gradient, *(vector[moved] for vector in memory))
+        step, *updated = self.update(gradient, *(vector[owned] for vector in memory))
         for vector, values in zip(memory, updated, strict=True):
-            vector[moved] = values
+            vector[owned] = values
         new = old.copy()
-        new[moved] = as_dtype(old[moved] - step, old.dtype)
+        new[owned] = as_dtype(old[owned] - step, old.dtype)
         return new
 
     def _remembered(self, name: str, unit: str, dtype: np.dtype, size: int) -> np.ndarray:
@@ -154,7 +155,7 @@ class ServerSgd(_GradientOptimizer):
         self,
         bank: Mapping[str, np.ndarray],
         means: Mapping[str, np.ndarray],
-        shares: Mapping[str, np.ndarray] | None = None,
+        shares: Mapping[str, np.ndarray],
     ) -> Vectors:
         """Return the new vectors; see `ServerOptimizer.step`."""
         return dict(means) if self.rate == 1 else super().step(bank, means, shares)
@@ -253,10 +254,9 @@ class ServerDyn(ServerOptimizer):
         self,
         bank: Mapping[str, np.ndarray],
         means: Mapping[str, np.ndarray],
-        shares: Mapping[str, np.ndarray] | None = None,
+        shares: Mapping[str, np.ndarray],
     ) -> Vectors:
-        """Return the new vectors, changed where a share is above 0; see `ServerOptimizer.step`."""
-        assert shares is not None, "FedDyn needs the share of all clients behind each mean"
+        """Return the new vectors; see `ServerOptimizer.step`."""
         new = {}
         for unit, mean in means.items():
             if mean.dtype.kind != "f":

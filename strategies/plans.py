@@ -11,7 +11,7 @@ from typing import Protocol
 from .errors import StrategyError
 from .wire import Layout
 
-SHARED, EMBED = "shared", "embed"
+SHARED = "shared"
 MOST_CLIENTS = 1_000_000  # that tiers can list
 
 
@@ -25,13 +25,13 @@ class Tier:
     depth : int
         Blocks the device runs, from the first.
     trained : int
-        How many of these it trains, counted from the last.
+        How many of these it trains, counted down from its last exit.
     share : float
         Share of the clients (they add up to 1), or 0 where `clients` lists them.
     clients : frozenset[int]
         Partition ids that are in this tier.
     rank : int
-        Of its adapters; 0 is that of the bank.
+        Of its adapters; 0 where they have none.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Plan:
     Attributes
     ----------
     depth : int
-        Blocks that run.
+        Blocks that run: all up to the last exit that the tier's device reaches.
     trained : tuple[str, ...]
         Units that are trained; they travel both ways.
     frozen : tuple[str, ...]
@@ -57,6 +57,9 @@ class Plan:
     layout : Layout | None
         Of the tier's own model, where it holds the leading parts of the bank's tensors alone;
         None where it holds them whole.
+    drawn : bool
+        Whether nodes of the tier are asked to train in the round. Others are scored all the same,
+        and may train for themselves.
     kept : tuple[str, ...]
         Units that the client trains as well, and keeps: they do not travel.
     """
@@ -65,6 +68,7 @@ class Plan:
     trained: tuple[str, ...]
     frozen: tuple[str, ...] = ()
     layout: Layout | None = None
+    drawn: bool = True
     kept: tuple[str, ...] = ()
 
     @property
@@ -93,22 +97,40 @@ class DepthPlanner:
     tiers : Sequence[Tier]
     units : Iterable[str]
         All units of the bank, in order (``shared``, ``block1``, ...).
+    exits : Sequence[int], optional
+        Blocks after which there is a prediction; without any, all are. A plan ends at the last one
+        within the tier's depth, as nothing above it would get a gradient.
+
+    Attributes
+    ----------
+    ends : dict[str, int]
+        By tier, the block at which its plan ends.
 
     Raises
     ------
     StrategyError
-        When a tier would train nothing.
+        When a tier reaches no exit, or would train nothing.
     """
 
-    def __init__(self, tiers: Sequence[Tier], units: Iterable[str]) -> None:
+    def __init__(
+        self, tiers: Sequence[Tier], units: Iterable[str], exits: Sequence[int] = ()
+    ) -> None:
         self.tiers = {tier.name: tier for tier in tiers}
         self.units = tuple(units)
+        self.ends: dict[str, int] = {}
         for tier in tiers:
+            reached = [block for block in exits or [tier.depth] if block <= tier.depth]
+            if not reached:
+                raise StrategyError(
+                    f"tiers: '{tier.name}' reaches no exit, as the first is after block "
+                    f"{min(exits)}; make the tier deeper, or add an exit."
+                )
+            self.ends[tier.name] = max(reached)
             if not self(tier.name, 1).trained:
                 raise StrategyError(
                     f"tiers: '{tier.name}' trains nothing (its last {tier.trained} of "
-                    f"{tier.depth} blocks hold no adapter); give it more trained blocks, or "
-                    "an exit."
+                    f"{self.ends[tier.name]} blocks hold no adapter); give it more trained "
+                    "blocks, or an exit."
                 )
 
     def __call__(self, tier: str, server_round: int) -> Plan:
@@ -118,12 +140,12 @@ class DepthPlanner:
                 f"a node calls itself '{tier}', which is no tier; the tiers are "
                 f"{', '.join(self.tiers)}. Set tier in its --node-config to one of these."
             )
-        spec = self.tiers[tier]
-        reached = [unit for unit in self.units if _block_number(unit) <= spec.depth]
-        lowest = spec.depth - spec.trained
+        end = self.ends[tier]
+        reached = [unit for unit in self.units if _block_number(unit) <= end]
+        lowest = end - self.tiers[tier].trained
         # Who trains all its blocks trains what is below them, too.
-        trained = [u for u in reached if u == SHARED or not lowest or _block_number(u) > lowest]
-        return Plan(spec.depth, tuple(trained), tuple(u for u in reached if u not in trained))
+        trained = [u for u in reached if u == SHARED or lowest <= 0 or _block_number(u) > lowest]
+        return Plan(end, tuple(trained), tuple(u for u in reached if u not in trained))
 
 
 class CutPlanner:
@@ -133,33 +155,16 @@ class CutPlanner:
     ----------
     planner : Planner
     layouts : Mapping[str, Layout]
-        Layout of the tier's own model by name, for the tiers that have one; units that it lacks
-        are left out of the plan.
-
-    Raises
-    ------
-    StrategyError
-        When a tier would train nothing of its own model.
+        Layout of the tier's own model by name, for the tiers that have one.
     """
 
     def __init__(self, planner: Planner, layouts: Mapping[str, Layout]) -> None:
         self.planner = planner
         self.layouts = layouts
-        for tier in layouts:
-            if planner(tier, 1).trained and not self(tier, 1).trained:
-                raise StrategyError(
-                    f"tiers: '{tier}' trains nothing, as the blocks that it would train lie above "
-                    "its last exit; give it more trained blocks, or an exit."
-                )
 
     def __call__(self, tier: str, server_round: int) -> Plan:
         """Return the plan of a tier for a round; see `Planner`."""
-        plan, layout = self.planner(tier, server_round), self.layouts.get(tier)
-        if layout is None:
-            return plan
-        trained = tuple(unit for unit in plan.trained if unit in layout.units)
-        frozen = tuple(unit for unit in plan.frozen if unit in layout.units)
-        return replace(plan, trained=trained, frozen=frozen, layout=layout)
+        return replace(self.planner(tier, server_round), layout=self.layouts.get(tier))
 
 
 class KeepingPlanner:
@@ -199,7 +204,7 @@ def parse_tiers(text: str, depth: int, rank: int = 0) -> tuple[Tier, ...]:
     Tiers stand in the form ``name depth=D [trained=T] [rank=R] share=S`` (or ``clients=0,3,5-9``
     in place of the share), separated by semicolons. D counts blocks, or, written with a point, is
     a fraction of the backbone's `depth` blocks; T likewise of D, all of them by default. R is at
-    most `rank`, that of the bank's adapters; 0 means that they have none.
+    most `rank`, that of the bank's adapters, which it is by default; 0 means that they have none.
 
     Raises
     ------
@@ -237,7 +242,7 @@ def _parse_tier(text: str, depth: int, rank: int) -> Tier:
             _count("trained", values.get("trained", "1.0"), blocks),
             _share(values.get("share", "0")),
             frozenset(_client_ids(values.get("clients", ""))),
-            _rank(values["rank"], rank) if "rank" in values else 0,
+            _rank(values["rank"], rank) if "rank" in values else rank,
         )
     except StrategyError as error:
         raise StrategyError(f"tiers: '{text.strip()}' cannot be read: {error}.") from None

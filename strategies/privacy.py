@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from .aggregation import Aggregator, HolderMean
+from .aggregation import Aggregator, HolderEqualMean
 from .errors import StrategyError
 from .plans import Plan
 from .wire import Layout, Vectors
@@ -85,7 +85,7 @@ class Clipped:
         return self.aggregator.result(bank)
 
 
-class HolderNoisyMean(HolderMean):
+class HolderNoisyMean(HolderEqualMean):
     """The unweighted mean over holders, with Gaussian noise on the sum.
 
     To be fed by `Clipped`: a client then moves the sums of all units together, seen as one
@@ -115,13 +115,6 @@ class HolderNoisyMean(HolderMean):
         super().__init__(layout, row_keys)
         self.deviation = deviation
         self.generator = generator or np.random.default_rng()
-
-    def add(
-        self, vectors: Mapping[str, np.ndarray], weight: float, plan: Plan | None
-    ) -> dict[str, float]:
-        """Add a client's units; all clients weigh the same. See `Aggregator.add`."""
-        del weight
-        return super().add(vectors, 1.0, plan)
 
     def total(self, unit: str) -> np.ndarray:
         """Return the sum of a unit with fresh noise."""

@@ -30,7 +30,7 @@ class _SortedAverage(ABC):
         self.layout = layout
         self.ownership = Ownership(layout, row_keys)
         # The owned shapes of a unit's tensors beside its vector; None where the client owns all.
-        self.held: dict[str, list[tuple[np.ndarray, list[tuple[int, ...]] | None]]] = {}
+        self.held: dict[str, list[tuple[np.ndarray, tuple[tuple[int, ...], ...] | None]]] = {}
 
     @abstractmethod
     def dropped(self, count: int) -> int:

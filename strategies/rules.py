@@ -7,30 +7,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .aggregation import Aggregator, HolderMean
+from .aggregation import Aggregator, HolderEqualMean, HolderMean
 from .errors import StrategyError
 from .lora_product import Factors, HolderProduct
-from .plans import Plan
 from .privacy import Clipped, HolderNoisyMean
 from .robust import HolderMedian, HolderTrimmedMean
-from .wire import Layout, Vectors
+from .wire import Layout
 
 RULES = ("mean", "median", "trimmed-mean")
-
-
-class HolderEqualMean(HolderMean):
-    """The unweighted mean over holders; its weights are their numbers."""
-
-    def add(
-        self, vectors: Mapping[str, np.ndarray], weight: float, plan: Plan | None
-    ) -> dict[str, float]:
-        """Add a client's units; all clients weigh the same. See `Aggregator.add`."""
-        del weight
-        return super().add(vectors, 1.0, plan)
-
-    def shares(self, num_clients: int) -> Vectors:
-        """Return the share of `num_clients` that hold each unit, or each element of it."""
-        return {unit: counts / num_clients for unit, counts in self.weights.items()}
 
 
 @dataclass(frozen=True)

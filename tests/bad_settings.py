@@ -151,6 +151,8 @@ server-optimizer=dyn aggregation=median
 server-optimizer=dyn clip-update=1
     server-optimizer: dyn mirrors what clients sent, so it needs the unweighted aggregation=mean
     with clip-update and noise-multiplier at 0; set these, or choose another.
+server-optimizer=dyn server-learning-rate=1
+    server-learning-rate: server-optimizer=dyn has none; leave it at 0.
 # exits and classes
 exits=
     exits: '' is neither a number of exits nor blocks such as 3,6,9,12; correct it.

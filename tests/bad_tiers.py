@@ -40,9 +40,12 @@ tiers='all depth=6 share=1 rank=33' adapter=lora
 tiers='all depth=6 share=1 rank=0' adapter=serial
     tiers: 'all depth=6 share=1 rank=0' cannot be read: rank=0 is not between 1 and the
     adapter-rank of 32.
-tiers='all depth=3 trained=1 share=1' method=scalefl adapter=parallel
-    tiers: 'all' trains nothing, as the blocks that it would train lie above its last exit; give it
-    more trained blocks, or an exit.
+tiers='a depth=6 rank=8 share=0.5; b depth=6 share=0.5' adapter=lora method=inclusivefl
+    tiers: 'a' and 'b' both end at the exit after block 6, which makes them one tier of InclusiveFL;
+    let them have one rank (now 8 and 32), or end at different exits.
+tiers='a depth=4 share=0.5; b depth=5 trained=1 share=0.5' adapter=ssf method=inclusivefl
+    tiers: 'a' and 'b' both end at the exit after block 4, which makes them one tier of InclusiveFL;
+    let them train the same blocks, or end at different exits.
 scalefl-widths=0.5,1 method=scalefl
     scalefl-widths: '0.5,1' is no list of 3 ascending shares of the width, one for each exit, that
     ends at 1; give one such as 0.4,0.55,0.75,1, or leave it empty.
@@ -86,14 +89,11 @@ tiers='all depth=6.0 share=1'
     tiers: 'all depth=6.0 share=1' cannot be read: depth=6.0 is not between 1 and 6 blocks (with
     a point it is a fraction of them).
 tiers='all depth=1 share=1'
-    tiers: a depth of 1 blocks reaches no exit; the first is after block 2, so make the tier
-    deeper or add an exit.
+    tiers: 'all' reaches no exit, as the first is after block 2; make the tier deeper, or add an
+    exit.
 tiers='all depth=6 trained=7 share=1'
     tiers: 'all depth=6 trained=7 share=1' cannot be read: trained=7 is not between 1 and 6
     blocks.
-tiers='all depth=3 trained=1 share=1' method=exits
-    tiers: 'all' trains nothing (its last 1 of 3 blocks hold no adapter); give it more trained
-    blocks, or an exit.
 tiers='all depth=6 clients=0-1'
     tiers: client 2 is in no tier; list it, or give the tiers shares.
 tiers='all depth=6 clients=3-0'

@@ -99,6 +99,18 @@ def test_files_and_tests_named_in_the_docs_exist() -> None:
         assert not test or f"def {test}(" in found[0].read_text(), test
 
 
+@pytest.mark.parametrize(
+    "package", ["strategies", "models", "data", "settings", "client_app", "server_app"]
+)
+def test_every_file_has_its_row(package: str) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = page.partition("## What is where")[2].partition("\n## ")[0]
+    for file in (ROOT / package).rglob("*.py"):
+        name = file.relative_to(ROOT)
+        if name.name != "__init__.py":
+            assert f"`{name}`" in rows or f"`{name.parent}/`" in rows, name
+
+
 @pytest.mark.parametrize("package", ["strategies", "models", "data"])
 def test_leaf_packages_import_neither_each_other_nor_the_apps(package: str) -> None:
     own = {path.stem for path in ROOT.glob("*.py")} | {

@@ -20,7 +20,7 @@ from server_app.app import run
 from server_app.inprocess import InProcessGrid
 from settings import Settings
 from strategies import read_array
-from wiring import get_backbone, make_model
+from wiring import get_backbone, get_cut, make_model
 
 RunApp = Callable[..., Run]
 ALPHA, RATE = 0.3, 0.2
@@ -150,6 +150,53 @@ def test_clients_remember_what_they_trained_and_personalisation_leaves_it_alone(
             assert vector.any()
             assert vector.tobytes() == other[unit].tobytes()
     assert len(Run(tmp_path / "with").summary["personalisation"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("parts", "numbers"),
+    [
+        (
+            {
+                "adapter": "parallel",
+                "adapter_rank": 4,
+                "tiers": "small depth=2 rank=1 clients=0-2; large depth=6 rank=3 clients=3-5",
+            },
+            {0, 3, 6},
+        ),
+        ({"method": "scalefl"}, {2, 4}),
+    ],
+)
+def test_parts_of_tensors_have_drifts_and_memories_of_their_own(
+    tiny_vit: Path, tmp_path: Path, parts: dict[str, Any], numbers: set[int]
+) -> None:
+    """From what the clients remember follows what they sent, and from that the bank.
+
+    After a round of all six, lambda_c is - alpha (theta_c - theta); element by element, with the
+    mean over the m of 6 clients that hold it, the bank moved by (1 + m / 6) (mean - theta). Nobody
+    has the fourth rank; in ScaleFL two clients have the whole width.
+    """
+    values = {**DYN, **parts, "clients_per_round": 6, "rounds": 1}
+    kept = finish(tiny_vit, tmp_path / "run", **values)
+    given = {k.replace("_", "-"): v for k, v in values.items()}
+    settings = Settings.from_dict({**SMALL, "backbone": str(tiny_vit), **given})
+    start = make_model(settings, 10).adapter_arrays()
+    sums = {key: np.zeros_like(value) for key, value in start.items()}
+    holders = {key: np.zeros_like(value) for key, value in start.items()}
+    for node, memory in zip(simulated_nodes(settings), kept, strict=True):
+        own = make_model(settings, 10, get_cut(settings, node.tier)).adapter_parameters()
+        for unit, vector in memory.items():
+            tensors = {key: value for key, value in own.items() if key.split(".")[0] == unit}
+            ends = np.cumsum([value.numel() for value in tensors.values()])
+            for (key, value), piece in zip(
+                tensors.items(), np.split(vector, ends[:-1]), strict=True
+            ):
+                part = tuple(map(slice, value.shape))
+                sums[key][part] -= piece.reshape(value.shape) / ALPHA
+                holders[key][part] += 1
+    for key, value in Run(tmp_path / "run").bank().items():
+        moved = sums[key] / np.maximum(holders[key], 1) * (1 + holders[key] / 6)
+        np.testing.assert_allclose(value - start[key], moved, atol=2e-6)
+    assert {int(m) for counts in holders.values() for m in counts.flat} == numbers
 
 
 def test_without_feddyn_clients_keep_no_state(tiny_vit: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The cache of frozen features: the same numbers, computed once, within its limit."""
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,14 +12,15 @@ from torch import Tensor
 
 from client_app.app import app
 from client_app.node import simulated_nodes
-from client_app.predictor import FeatureCache, Predictor
+from client_app.predictor import FeatureBudget, FeatureCache, Predictor
+from client_app.training import get_trainer, make_predictor
 from data import BatchTransform, ImageSet, Part
 from models import AdapterModel, AdapterSpec, Backbone, build_model
 from server_app.app import run
 from server_app.inprocess import InProcessGrid
 from settings import Settings
 from strategies import AdapterFedAvg, Callback
-from wiring import get_backbone
+from wiring import get_backbone, make_model
 
 EXITS = (2, 4, 6)
 TRANSFORM = BatchTransform(16, [0.5], [0.25])
@@ -90,7 +92,7 @@ def test_cached_logits_are_those_of_the_whole_pass(
     model: AdapterModel, images: ImageSet, depth: int, size: int
 ) -> None:
     part = Part(images, np.array([5, 3, 59, 0, *range(10, 50)]))
-    cached = all_logits(Predictor(model, cache_bytes=PLENTY), part, depth, size)
+    cached = all_logits(Predictor(model, budget=FeatureBudget(PLENTY)), part, depth, size)
     plain = all_logits(Predictor(model), part, depth, size)
     assert list(cached) == list(plain) == [e for e in EXITS if e <= depth]
     for block, logits in plain.items():
@@ -101,7 +103,7 @@ def test_features_are_those_of_the_same_batches_bit_for_bit(
     model: AdapterModel, images: ImageSet
 ) -> None:
     part = Part(images, np.array([8, 2, 40]))
-    features = FeatureCache(model, PLENTY).get(part, TRANSFORM, 6)
+    features = FeatureCache(model, FeatureBudget(PLENTY)).get(part, TRANSFORM, 6)
     pixels = TRANSFORM(images.images[[2, 8, 40]])
     assert features is not None
     assert torch.equal(features[[1, 0, 2]], model.features(pixels, 6))
@@ -109,7 +111,7 @@ def test_features_are_those_of_the_same_batches_bit_for_bit(
 
 def test_tiers_share_features(model: AdapterModel, images: ImageSet, passes: Passes) -> None:
     """Shallow, then deep on some of the same images, then shallow on all the deep one saw."""
-    cache = FeatureCache(model, PLENTY)
+    cache = FeatureCache(model, FeatureBudget(PLENTY))
 
     def get(part: Part, depth: int) -> Tensor:
         features = cache.get(part, TRANSFORM, depth)
@@ -132,7 +134,7 @@ def test_tiers_share_features(model: AdapterModel, images: ImageSet, passes: Pas
 
 
 def test_sets_have_features_of_their_own(model: AdapterModel, images: ImageSet) -> None:
-    cache = FeatureCache(model, PLENTY)
+    cache = FeatureCache(model, FeatureBudget(PLENTY))
     other = ImageSet(255 - images.images, images.labels, images.classes)
     for found in (images, other):
         features = cache.get(Part.whole(found), TRANSFORM, 2)
@@ -149,7 +151,7 @@ def test_what_training_or_chance_changes_is_not_kept(
     built = build_model(method, backbone, EXITS, 3, adapter=adapter)
     augment = "shift" if kind == "augmented" else "none"
     transform = BatchTransform(16, [0.5], [0.25], augment=augment)
-    predictor, part = Predictor(built, cache_bytes=PLENTY), Part.whole(images)
+    predictor, part = Predictor(built, budget=FeatureBudget(PLENTY)), Part.whole(images)
     assert predictor.cache is None or predictor.cache.get(part, transform, 6) is None
     for _ in range(2):
         predictor.score(part, transform)
@@ -159,7 +161,7 @@ def test_what_training_or_chance_changes_is_not_kept(
 def test_an_evaluation_keeps_features(
     model: AdapterModel, images: ImageSet, passes: Passes
 ) -> None:
-    predictor, part = Predictor(model, cache_bytes=PLENTY), Part.whole(images)
+    predictor, part = Predictor(model, budget=FeatureBudget(PLENTY)), Part.whole(images)
     first, again = predictor.score(part, TRANSFORM), predictor.score(part, TRANSFORM)
     assert passes.take() == [60] * 6
     assert first == again == Predictor(model).score(part, TRANSFORM)
@@ -169,14 +171,63 @@ def test_the_limit_holds_and_is_told_once(
     model: AdapterModel, images: ImageSet, caplog: pytest.LogCaptureFixture
 ) -> None:
     """60 images, 3 exits, width 24, 4 bytes: 17,280; a second set of that size finds no room."""
-    predictor = Predictor(model, cache_bytes=2 * 17_280 - 1)
+    predictor = Predictor(model, budget=FeatureBudget(2 * 17_280 - 1))
     other = ImageSet(255 - images.images, images.labels, images.classes)
     sets = [Part.whole(images), Part.whole(other)]
     found = [[predictor.cache.get(part, TRANSFORM, 6) for part in sets] for _ in range(3)]
     assert [[features is not None for features in row] for row in found] == [[True, False]] * 3
-    assert predictor.cache.free == 17_279
+    assert predictor.cache.budget.free == 17_279
     assert caplog.text.count("Features of 60 images take 0 MB, more than is left of") == 1
     assert predictor.score(sets[1], TRANSFORM) == Predictor(model).score(sets[1], TRANSFORM)
+
+
+def test_models_share_a_limit(backbone: Backbone, images: ImageSet) -> None:
+    """ScaleFL's first tier keeps 60 x 1 x 9 x 4 bytes, its second 60 x 2 x 16 x 4.
+
+    With one byte less than both the second finds no room; once the first is gone, another does.
+    """
+
+    def keep(own: int) -> FeatureCache | None:
+        built = build_model("scalefl", backbone, EXITS, 3, own=own)
+        cache = FeatureCache(built, budget)
+        return cache if cache.get(Part.whole(images), TRANSFORM, 6) is not None else None
+
+    budget = FeatureBudget(2_160 + 7_680 - 1)
+    first = keep(1)
+    assert first is not None
+    assert budget.free == 7_679
+    assert keep(2) is None
+    del first
+    gc.collect()
+    assert budget.free == 9_839
+    assert keep(2) is not None
+
+
+def test_what_a_set_took_is_free_once_the_set_is_gone(
+    model: AdapterModel, images: ImageSet
+) -> None:
+    cache = FeatureCache(model, FeatureBudget(17_280))
+    for shade in (0, 100, 200):
+        other = ImageSet(images.images // 2 + shade // 2, images.labels, images.classes)
+        assert cache.get(Part.whole(other), TRANSFORM, 6) is not None
+        assert cache.budget.free == 0
+        del other
+        gc.collect()
+        assert cache.budget.free == 17_280
+
+
+def test_all_models_of_a_process_have_one_limit(tiny_vit: Path) -> None:
+    """Those of ScaleFL's tiers, and the bank's, which the server scores."""
+    tiers = "small depth=2 share=0.5; large depth=6 share=0.5"
+    settings = Settings(
+        method="scalefl", backbone=str(tiny_vit), exits="3", tiers=tiers, cache_megabytes=7
+    )
+    predictors = [get_trainer(settings, 3, tier).predictor for tier in ("small", "large")]
+    predictors.append(make_predictor(make_model(settings, 3), settings))
+    assert len({id(predictor.model) for predictor in predictors}) == 3
+    caches = [predictor.cache for predictor in predictors]
+    assert all(cache is not None and cache.budget is caches[0].budget for cache in caches)
+    assert caches[0].budget.limit == 7_000_000
 
 
 def test_features_are_computed_once_per_image_in_a_run(

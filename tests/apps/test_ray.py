@@ -37,8 +37,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "client-processes": 2,
     },
     "accumulator": {"method": "accumulator", "server-optimizer": "dyn", "client-processes": 3},
-    "reefl": {"method": "reefl", "adapter": "ssf", "client-processes": 2},
-    "depthfl": {"method": "depthfl", "adapter": "full", "client-processes": 2},
+    # Ramps of no round: distillation has its whole weight from the start.
+    "reefl": {"method": "reefl", "reefl-ramp-rounds": 0, "adapter": "ssf", "client-processes": 2},
+    "depthfl": {
+        "method": "depthfl",
+        "depthfl-ramp-rounds": 0,
+        "adapter": "full",
+        "client-processes": 2,
+    },
     "exclusivefl": {
         "method": "exclusivefl",
         "adapter": "serial",

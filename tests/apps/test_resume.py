@@ -20,8 +20,9 @@ RunApp = Callable[..., Any]
 VARIANTS: dict[str, dict[str, Any]] = {
     "exits": {"method": "exits"},
     "accumulator": {"method": "accumulator"},
-    "reefl": {"method": "reefl", "adapter": "lora", "adapter_rank": 4},
-    "depthfl": {"method": "depthfl", "adapter": "ssf"},
+    # Ramps of all four rounds: distillation counts, and its weight is another in each.
+    "reefl": {"method": "reefl", "reefl_ramp_rounds": 4, "adapter": "lora", "adapter_rank": 4},
+    "depthfl": {"method": "depthfl", "depthfl_ramp_rounds": 4, "adapter": "ssf"},
     "scalefl": {"method": "scalefl", "adapter": "full"},
     "exclusivefl": {"method": "exclusivefl", "adapter": "serial", "adapter_rank": 4},
     "adam": {"method": "exits", "server_optimizer": "adam"},

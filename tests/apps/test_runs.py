@@ -28,8 +28,9 @@ RANKS = (
 )
 VARIANTS: dict[str, dict[str, Any]] = {
     "exits": {"method": "exits"},
-    "depthfl": {"method": "depthfl"},
-    "reefl": {"method": "reefl"},
+    # Ramps of no round: distillation has its whole weight from the start.
+    "depthfl": {"method": "depthfl", "depthfl-ramp-rounds": 0},
+    "reefl": {"method": "reefl", "reefl-ramp-rounds": 0},
     "exclusivefl": {"method": "exclusivefl"},
     "inclusivefl": {"method": "inclusivefl"},
     "inclusivefl parallel": {"method": "inclusivefl", "adapter": "parallel", "adapter-rank": 4},

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import load_bank
 
 from client_app.node import simulated_nodes
 from models import load_exported, score_exits
@@ -76,11 +77,33 @@ def test_exclusive_runs_train_on_the_deepest_tier_alone(run_app: RunApp) -> None
         (number, client) for number in (1, 2, 3) for client in ("4", "5")
     ]
     assert {row["client"] for row in run.clients if row["phase"] == "evaluate"} == set("012345")
-    assert {row["client"] for row in run.clients if row["phase"] == "personalise"} == {"4", "5"}
     parameters = run.summary["trainable-parameters"]
     assert (parameters["small"], parameters["medium"]) == (0, 0)
     assert parameters["large"] == sum(value.size for value in run.bank().values())
     assert "<td>small</td>" in (run.output / "report.html").read_text()
+
+
+def test_all_clients_of_an_exclusive_run_personalise_what_they_would_train(
+    run_app: RunApp, tmp_path: Path
+) -> None:
+    """So their accuracy before is the clients' accuracy; a tier moves its own blocks and no other.
+
+    "medium" trains blocks 3 and 4, whose exits are 2 and 4.
+    """
+    own = tmp_path / "own"
+    run = run_app(method="exclusivefl", personalise_epochs=1, personal_dir=str(own))
+    rows = [row for row in run.clients if row["phase"] == "personalise"]
+    assert [row["client"] for row in rows] == list("012345")
+    assert run.summary["personalisation"]["before"] == run.summary["client-accuracy"]
+    bank = run.bank()
+    trained = {"small": {"block2"}, "medium": {"block4"}, "large": {"block2", "block4", "block6"}}
+    for row in rows:
+        moved = {
+            key.split(".")[0]
+            for key, value in load_bank(own / row["client"]).items()
+            if (value != bank[key]).any()
+        }
+        assert moved == trained[row["tier"]]
 
 
 def test_an_exclusive_run_without_a_deep_client_ends_in_a_sentence(run_app: RunApp) -> None:

@@ -8,17 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from shapes import shaped_backbone
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import ViTConfig, ViTModel
 
 from client_app.training import make_optimizer
 from models import (
     ADAPTERS,
     AdapterModel,
     AdapterSpec,
-    Backbone,
-    Block,
     ModelError,
     build_model,
     load_backbone,
@@ -29,20 +27,6 @@ from settings import Settings
 EXITS = (2, 4, 6)
 KINDS = [kind for kind in ADAPTERS if kind != "none"]
 FROZEN_KINDS = [kind for kind in KINDS if kind != "full"]
-
-
-def deit_small() -> Backbone:
-    """The shapes of a DeiT-S without its weights."""
-    config = ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536)
-    with torch.device("meta"):
-        vit = ViTModel(config, add_pooling_layer=False)
-    blocks = [
-        Block(layer.layernorm_before, layer.attention, layer.layernorm_after, layer.mlp)
-        for layer in vit.layers
-    ]
-    return Backbone(
-        vit.embeddings, blocks, vit.layernorm, width=384, image_size=224, mean=[0.5], std=[0.5]
-    )
 
 
 def count(model: AdapterModel, depth: int, *, heads: bool) -> int:
@@ -71,7 +55,8 @@ def test_a_tier_of_deit_small_trains_the_published_numbers(
 ) -> None:
     """100 classes, exits after every third block, rank 32."""
     with torch.device("meta"):
-        model = build_model("exits", deit_small(), (3, 6, 9, 12), 100, adapter=AdapterSpec(kind))
+        backbone = shaped_backbone(384, 6)
+        model = build_model("exits", backbone, (3, 6, 9, 12), 100, adapter=AdapterSpec(kind))
     depths = (3, 6, 9, 12)
     assert tuple(count(model, depth, heads=False) for depth in depths) == inside
     head = 39_268 + (768 if kind == "ssf" else 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,21 @@ def images() -> torch.Tensor:
     return torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
+def describe(
+    method: str, model: AdapterModel, exits: tuple[int, ...], backbone: Path
+) -> dict[str, Any]:
+    """What an export says of a model with these exits."""
+    return {
+        "method": method,
+        "backbone": str(backbone),
+        "image-size": 16,
+        "exits": ",".join(map(str, exits)) + ",",
+        "adapter": asdict(model.adapter),
+        "options": dict(model.own_options),
+        "classes": ["cat", "dog", "elk"],
+    }
+
+
 @torch.no_grad()
 def test_truncated_and_exported_models_give_the_same_logits(
     model: AdapterModel, tiny_vit: Path, tmp_path: Path, request: pytest.FixtureRequest
@@ -48,19 +64,44 @@ def test_truncated_and_exported_models_give_the_same_logits(
         assert max(short) == depth - depth % 2
         for e, logits in short.items():
             assert torch.equal(logits, full[e])
-    description = {
-        "method": request.node.callspec.params["model"][0],
-        "backbone": str(tiny_vit),
-        "image-size": 16,
-        "exits": "2,4,6,",
-        "adapter": asdict(model.adapter),
-        "options": {},
-        "classes": ["cat", "dog", "elk"],
-    }
+    method = request.node.callspec.params["model"][0]
+    description = describe(method, model, model.exits, tiny_vit)
     write_exported(tmp_path, model.adapter_arrays(), description, {})
     read = load_exported(tmp_path).model(images())
     for e, logits in full.items():
         assert torch.equal(read[e], logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("depth", [3, 4])
+def test_a_devices_exported_model_gives_the_logits_it_had(
+    model: AdapterModel, depth: int, tiny_vit: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Built anew from what `ending_at` copies out, it holds no block above its last exit."""
+    method = request.node.callspec.params["model"][0]
+    own = type(model).tier_options(model.exits, depth)
+    device = build_model(
+        method, load_backbone(str(tiny_vit)), (2, 4, 6), 3, adapter=model.adapter, **own
+    )
+    bank = model.adapter_arrays()
+    device.load_adapters(
+        {
+            key: bank[key][tuple(map(slice, tensor.shape))]
+            for key, tensor in device.adapter_parameters().items()
+        }
+    )
+    expected = device.eval()(images(), depth)
+    exits, tensors = device.ending_at(depth)
+    last = 2 * (depth // 2)
+    assert {int(key[5]) for key in tensors if key.startswith("block")} <= set(range(1, last + 1))
+    write_exported(tmp_path, tensors, describe(method, device, exits, tiny_vit), {})
+    exported = load_exported(tmp_path).model
+    assert {*exported.units} <= {"shared", "embed", *(f"block{b}" for b in range(1, last + 1))}
+    answers = exported(images())
+    assert list(answers) == list(expected)
+    assert max(answers) == last
+    for e, logits in expected.items():
+        assert torch.equal(answers[e], logits)
 
 
 def test_every_adapter_gets_a_gradient_and_the_backbone_none(model: AdapterModel) -> None:

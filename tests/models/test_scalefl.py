@@ -167,6 +167,17 @@ def test_each_exit_is_answered_by_the_model_of_its_tier(kind: str, tiny_vit: Pat
         assert (own == 3) == (shapes == {k: p.shape for k, p in bank.adapter_parameters().items()})
 
 
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_the_banks_model_holds_each_trained_tensor_once(kind: str, tiny_vit: Path) -> None:
+    """On the CPU all there is in memory is the backbone and the bank, each tensor of it once."""
+    backbone = load_backbone(str(tiny_vit))
+    bank = build_model("scalefl", backbone, EXITS, 5, adapter=ADAPTERS[kind])
+    held = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in bank.parameters()}
+    held.pop(0, None)
+    wanted = [*backbone.parameters(), *bank.adapter_parameters().values()]
+    assert sum(held.values()) == sum(4 * p.numel() for p in wanted)
+
+
 def test_training_the_banks_model_reaches_each_exits_part_alone(tiny_vit: Path) -> None:
     """The gradient of the first exit's answer is zero beyond the 9 channels of its sub-model."""
     bank = moved(build_model("scalefl", load_backbone(str(tiny_vit)), EXITS, 5))

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from strategies import plain_record
-from strategies.aggregation import HolderMean
+from strategies import DepthPlanner, parse_tiers, plain_record
+from strategies.aggregation import HolderMean, Holders
 from strategies.bank import Bank
 from strategies.plans import Plan
 
@@ -39,6 +39,20 @@ def test_rows_are_averaged_over_the_clients_deep_enough_to_own_them() -> None:
     mean.add({"s": np.array([1, 2, 7, 7, 4], np.float32)}, 1, Plan(1, ()))
     mean.add({"s": np.array([5, 6, 8, 7, 8], np.float32)}, 3, Plan(2, ()))
     assert mean.result(bank.vectors)["s"].tolist() == [4, 5, 8, 7, 7]
+
+
+def test_rows_above_the_last_exit_belong_to_those_who_run_their_block() -> None:
+    """A tier of depth 5 ends at the exit after block 4: its row 5 was never trained."""
+    tiers = parse_tiers("middle depth=5 share=0.5; deep depth=6 share=0.5", 6)
+    planner = DepthPlanner(tiers, ("s",), (2, 4, 6))
+    bank = bank_of({"s.rows": np.zeros((7, 1), np.float32)})
+    mean, holders = (kind(bank.layout, ["s.rows"]) for kind in (HolderMean, Holders))
+    for tier, weight, sent in (("middle", 3, [4] * 5 + [0] * 2), ("deep", 1, [8] * 7)):
+        plan = planner(tier, 1)
+        mean.add({"s": np.array(sent, np.float32)}, weight, plan)
+        holders.add(["s"], plan)
+    assert mean.result(bank.vectors)["s"].tolist() == [5] * 5 + [8] * 2
+    assert holders.shares(4)["s"].tolist() == [0.5] * 5 + [0.25] * 2
 
 
 def test_plain_row_averaging_lets_absent_rows_vote_for_no_change() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from adding_app import BANK, UNITS, adding_app, federate, partition_of, planner
+from adding_app import BANK, adding_app, federate, partition_of, planner
 from flwr.app import Array, ConfigRecord, Context, Message
 
 from server_app.inprocess import InProcessGrid
@@ -14,7 +14,6 @@ from strategies import (
     AdapterFedAvg,
     Aggregation,
     CutPlanner,
-    DepthPlanner,
     InclusivePlanner,
     Layout,
     Plan,
@@ -246,24 +245,23 @@ def test_a_reply_of_another_size_than_the_tiers_is_refused() -> None:
     assert bank["shared.token"].tolist() == [3, 4]
 
 
-def test_units_that_a_tiers_model_lacks_are_left_out_of_its_plan() -> None:
-    layout = Layout({"shared.token": (1,), "block1.w": (1,)})
-    tiers = parse_tiers("odd depth=2 trained=2 share=0.5; rest depth=3 share=0.5", 3)
-    cut = CutPlanner(DepthPlanner(tiers, UNITS), {"odd": layout})
-    assert cut("odd", 1) == Plan(2, ("shared", "block1"), (), layout)
-    assert cut("rest", 1) == Plan(3, UNITS)
-
-
-def test_a_tier_that_trains_nothing_of_its_own_model_is_refused() -> None:
-    tiers = parse_tiers("odd depth=2 trained=1 share=1", 3)
-    with pytest.raises(StrategyError, match="'odd' trains nothing, as the blocks"):
-        CutPlanner(DepthPlanner(tiers, UNITS[1:]), {"odd": Layout({"block1.w": (1,)})})
+def test_a_plan_gets_the_layout_of_its_tier() -> None:
+    layout = Layout(SHAPES)
+    cut = CutPlanner(planner(), {"small": layout})
+    assert cut("small", 1) == Plan(1, ("shared", "block1"), (), layout)
+    assert cut("large", 1) == Plan(2, ("shared", "block2"), ("block1",))
 
 
 def test_tiers_of_inclusivefl_that_end_together_have_one_rank() -> None:
-    tiers = parse_tiers("a depth=2 rank=1 share=0.5; b depth=2 rank=2 share=0.5", 3, 4)
-    with pytest.raises(StrategyError, match="'a' and 'b' both end at the exit after block 2"):
-        InclusivePlanner(tiers, ("block1", "exit1", "block2"))
+    """Also where one says it and the other leaves it out."""
+
+    def plans(first: int) -> InclusivePlanner:
+        tiers = parse_tiers(f"a depth=2 rank={first} share=0.5; b depth=2 share=0.5", 3, 4)
+        return InclusivePlanner(tiers, ("block1", "exit1", "block2"), (1, 2))
+
+    assert plans(4)("a", 1) == plans(4)("b", 1)
+    with pytest.raises(StrategyError, match=r"exit after block 2, .* rank \(now 1 and 4\)"):
+        plans(1)
 
 
 def test_without_packs_an_array_has_the_tiers_shape() -> None:

@@ -41,9 +41,19 @@ def run(nodes: int, **options: Any) -> Recorder:
 
 def test_shallow_tiers_listen_and_do_not_train() -> None:
     plans = planner()
-    assert plans("small", 1) == Plan(1, (), ("shared", "block1"))
-    assert plans("medium", 1) == Plan(2, (), ("shared", "block1", "block2"))
+    assert plans("small", 1) == Plan(1, ("shared", "block1"), drawn=False)
+    assert plans("medium", 1) == Plan(2, ("shared", "block1", "block2"), drawn=False)
     assert plans("large", 1) == Plan(3, UNITS)
+
+
+def test_all_tiers_that_reach_the_last_exit_train() -> None:
+    """Between the exits after blocks 2 and 4 a block more makes no difference."""
+    tiers = "a depth=2 share=0.4; b depth=4 share=0.3; c depth=5 trained=1 share=0.3"
+    units = tuple(f"block{number}" for number in range(1, 5))
+    plans = ExclusivePlanner(parse_tiers(tiers, 5), units, (2, 4))
+    assert plans("a", 1) == Plan(2, units[:2], drawn=False)
+    assert plans("b", 1) == Plan(4, units)
+    assert plans("c", 1) == Plan(4, units[3:], units[:3])
 
 
 def test_nodes_are_drawn_among_those_that_train() -> None:

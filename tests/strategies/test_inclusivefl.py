@@ -44,6 +44,7 @@ BANK = {
     "exit3.head.w": np.array([35], np.float32),
 }
 UNITS = ("block1", "block2", "block3", "block4", "exit1", "exit3")
+EXITS = (1, 3, 4)
 TIERS = "shallow depth=1 clients=0,1; middle depth=3 clients=2,3; deep depth=4 clients=4"
 ADDED = {0: 1, 1: 5, 2: -2, 3: 2, 4: 4}
 EXAMPLES = {0: 1, 1: 3, 2: 2, 3: 6, 4: 1}
@@ -51,7 +52,7 @@ HEADS = {"block4", "exit1", "exit3"}  # two numbers each: the block's, and the h
 
 
 def planner(tiers: str = TIERS) -> InclusivePlanner:
-    return InclusivePlanner(parse_tiers(tiers, 4), UNITS)
+    return InclusivePlanner(parse_tiers(tiers, 4), UNITS, EXITS)
 
 
 def tell(context: Context) -> ConfigRecord:
@@ -192,6 +193,15 @@ def test_foreign_state_is_refused(key: str) -> None:
         InclusiveFL(planner=planner()).load_server_state({key: np.zeros(1)})
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_momentum_that_is_not_finite_is_refused(value: float) -> None:
+    key = "momentum.3.adapter.w"
+    strategy = InclusiveFL(planner=planner())
+    with pytest.raises(StrategyError, match=f"'{key}' in the checkpoint is nothing"):
+        strategy.load_server_state({key: np.array([1, value], np.float32)})
+    assert not strategy.momenta
+
+
 def test_the_median_is_taken_within_each_tier() -> None:
     """Of two values it is their mean, without weights: 3 for the shallow tier, 0 for the middle."""
     strategy = InclusiveFL(
@@ -243,14 +253,14 @@ def test_trained_blocks_are_counted_from_the_last_exit_within_the_depth() -> Non
 def test_what_no_block_owns_is_trained_by_who_trains_all() -> None:
     units = ("shared", "embed", *UNITS)
     tiers = parse_tiers("a depth=3 trained=2 share=0.5; b depth=4 share=0.5", 4)
-    plans = InclusivePlanner(tiers, units)
+    plans = InclusivePlanner(tiers, units, EXITS)
     assert plans("a", 1) == Plan(3, ("shared", "block2", "exit3"), ("embed", "block1"))
     assert plans("b", 1).trained == ("shared", "embed", "block1", "block2", "block3", "block4")
 
 
 def test_linear_probes_share_nothing() -> None:
     """Without adapters the units are the heads alone."""
-    plans = InclusivePlanner(parse_tiers(TIERS, 4), ("block4", "exit1", "exit3"))
+    plans = InclusivePlanner(parse_tiers(TIERS, 4), ("block4", "exit1", "exit3"), EXITS)
     assert [plans(tier, 1).units for tier in ("shallow", "middle", "deep")] == [
         ("exit1",),
         ("exit3",),

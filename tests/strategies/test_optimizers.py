@@ -7,10 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from adding_app import BANK, adding_app, federate
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
 
-from server_app.inprocess import InProcessGrid
 from strategies import (
     AdapterFedAvg,
     Aggregation,
@@ -23,6 +20,7 @@ from strategies import (
     StrategyError,
     plain_record,
 )
+from strategies.aggregation import Holders
 from strategies.bank import Bank
 from strategies.plans import Plan
 
@@ -62,9 +60,9 @@ STEPS = {
 def test_two_steps_by_hand(name: str) -> None:
     optimizer, (first, second) = STEPS[name]
     start = floats(10, 20)
-    after = optimizer.step({"a": start}, {"a": start - floats(4, 4)})["a"]
+    after = optimizer.step({"a": start}, {"a": start - floats(4, 4)}, ALL_SHARE)["a"]
     np.testing.assert_allclose(after, start - first, rtol=1e-6)
-    last = optimizer.step({"a": after}, {"a": after - floats(2, -6)})["a"]
+    last = optimizer.step({"a": after}, {"a": after - floats(2, -6)}, ALL_SHARE)["a"]
     np.testing.assert_allclose(last, after - second, rtol=1e-6)
     assert start.tolist() == [10, 20]
 
@@ -73,14 +71,14 @@ def test_yogi_forgets_no_faster_than_the_gradient_says() -> None:
     """From v = 4 a gradient of 1: Yogi takes a quarter of 1 off, Adam a quarter of 3."""
     for optimizer, expected in ((ServerAdam(1, 0, 0.75), 3.25), (ServerYogi(1, 0, 0.75), 3.75)):
         optimizer.load_state({"variance.a": floats(4), "momentum.a": floats(0)})
-        optimizer.step({"a": floats(0)}, {"a": floats(1)})
+        optimizer.step({"a": floats(0)}, {"a": floats(1)}, ALL_SHARE)
         assert optimizer.state()["variance.a"].tolist() == [expected]
 
 
 def test_the_usual_rates_are_those_of_the_papers() -> None:
     """A first step of 1: plain averaging, and 0.001 * 0.1 g / sqrt(0.001 g^2) for the others."""
     for make, expected in ((ServerSgd, 1), (ServerMomentum, 1), (ServerAdam, 0.0031622)):
-        moved = make().step({"a": floats(0)}, {"a": floats(1)})["a"]
+        moved = make().step({"a": floats(0)}, {"a": floats(1)}, ALL_SHARE)["a"]
         np.testing.assert_allclose(moved, expected, rtol=1e-4)
 
 
@@ -89,7 +87,7 @@ def test_plain_averaging_is_the_mean_to_the_bit() -> None:
     generator = np.random.default_rng(0)
     old, mean = (generator.normal(size=1000).astype(np.float32) for _ in range(2))
     assert (old - np.float32(1) * (old - mean) != mean).any()
-    assert ServerSgd().step({"a": old}, {"a": mean})["a"].tobytes() == mean.tobytes()
+    assert ServerSgd().step({"a": old}, {"a": mean}, ALL_SHARE)["a"].tobytes() == mean.tobytes()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -108,8 +106,10 @@ def test_what_nobody_owned_keeps_its_bits_and_its_memory(name: str) -> None:
             aggregator: Any = aggregation.begin(bank.layout, ["a.rows"], bank.vectors)
             sent = bank.vectors["a"] + np.float32(change) * (np.arange(4) <= depth)
             aggregator.add({"a": sent.astype(np.float32)}, 3, Plan(depth, ()))
-            shares = aggregator.shares(4) if name == "dyn" else None
-            bank.update(optimizer.step(bank.vectors, aggregator.result(bank.vectors), shares))
+            holders = Holders(bank.layout, ["a.rows"])
+            holders.add(["a"], Plan(depth, ()))
+            means = aggregator.result(bank.vectors)
+            bank.update(optimizer.step(bank.vectors, means, holders.shares(4)))
             seen.append(bank.vectors["a"].copy())
             assert bank.vectors["b"].tobytes() == floats(5).tobytes()
         return seen
@@ -120,6 +120,47 @@ def test_what_nobody_owned_keeps_its_bits_and_its_memory(name: str) -> None:
     assert three[2][2:].tobytes() == two[1][2:].tobytes()
     assert (three[2][:2] != two[1][:2]).all()
     assert (two[1] != two[0]).all()
+
+
+@pytest.mark.parametrize("name", ["momentum", "adam", "yogi"])
+def test_what_somebody_owned_goes_on_also_where_nobody_moved_it(name: str) -> None:
+    """Ten clients of random weights move rows 0 to 1 by 1 in round 1, and send them back after it.
+
+    The weighted mean of ten equal values is the value for some elements, and rounds for others.
+    """
+    generator = np.random.default_rng(3)
+    rows = generator.normal(size=(3, 500)).astype(np.float32)
+    bank = Bank(plain_record({"a.rows": rows}), packed=True)
+    optimizer = {
+        "momentum": ServerMomentum(0.5, 0.5),
+        "adam": ServerAdam(0.1, 0.5, 0.75, 1e-3),
+        "yogi": ServerYogi(0.1, 0.5, 0.75, 1e-3),
+    }[name]
+    m, v, expected = 0.0, 0.0, rows[:2].astype(np.float64)
+    equal = set()
+    for change in (1, 0, 0):
+        aggregator = Aggregation().begin(bank.layout, ["a.rows"], bank.vectors)
+        holders, plan = Holders(bank.layout, ["a.rows"]), Plan(1, ())
+        sent = bank.vectors["a"] + np.float32(change) * (np.arange(1500) < 1000)
+        for weight in generator.uniform(1, 100, 10):
+            aggregator.add({"a": sent.astype(np.float32)}, weight, plan)
+            holders.add(["a"], plan)
+        means = aggregator.result(bank.vectors)
+        if not change:
+            equal |= set((means["a"] == bank.vectors["a"])[:1000].tolist())
+        bank.update(optimizer.step(bank.vectors, means, holders.shares(10)))
+        if name == "momentum":
+            m = 0.5 * m - change
+            expected -= 0.5 * m
+        else:
+            m = 0.5 * m - 0.5 * change
+            shrunk = v - 0.25 * change * np.sign(v - change)
+            v = shrunk if name == "yogi" else 0.75 * v + 0.25 * change
+            expected -= 0.1 * m / (sqrt(v) + 1e-3)
+    found = bank.vectors["a"].reshape(3, 500)
+    assert equal == {True, False}
+    np.testing.assert_allclose(found[:2], expected, atol=2e-5)
+    assert found[2].tobytes() == rows[2].tobytes()
 
 
 def test_the_strategy_steps_with_any_rule_and_leaves_what_was_not_sent() -> None:
@@ -149,14 +190,14 @@ def test_a_loaded_state_gives_the_next_steps_bits(name: str) -> None:
     for number, mean in enumerate(means):
         if number == 2:
             second.load_state({key: value.copy() for key, value in first.state().items()})
-            new = second.step(bank, mean)
+            new = second.step(bank, mean, ALL_SHARE)
         else:
-            new = first.step(bank, mean)
-        expected = whole.step(bank, mean)
+            new = first.step(bank, mean, ALL_SHARE)
+        expected = whole.step(bank, mean, ALL_SHARE)
         assert new["a"].tobytes() == expected["a"].tobytes()
         bank = expected
-    fresh = ALL[name]().step(bank, means[0])["a"]
-    assert fresh.tobytes() != second.step(bank, means[0])["a"].tobytes()
+    fresh = ALL[name]().step(bank, means[0], ALL_SHARE)["a"]
+    assert fresh.tobytes() != second.step(bank, means[0], ALL_SHARE)["a"].tobytes()
 
 
 def test_the_strategys_state_holds_the_optimisers() -> None:
@@ -165,15 +206,15 @@ def test_the_strategys_state_holds_the_optimisers() -> None:
     one, two = AdapterFedAvg(server_optimizer=make()), AdapterFedAvg(server_optimizer=make())
     for strategy in (one, two):
         strategy.bank = Bank(plain_record({"a.x": floats(0, 1)}), packed=True)
-    one.update_bank({"a": floats(2, -1)})
+    one.update_bank({"a": floats(2, -1)}, ALL_SHARE)
     assert list(one.server_state()) == ["momentum.a", "variance.a"]
-    two.update_bank({"a": floats(0, 1)})
+    two.update_bank({"a": floats(0, 1)}, ALL_SHARE)
     two.load_server_state(one.server_state())
     assert one.bank is not None
     assert two.bank is not None
     two.bank.update({"a": one.bank.vectors["a"].copy()})
     for strategy in (one, two):
-        strategy.update_bank({"a": floats(3, 3)})
+        strategy.update_bank({"a": floats(3, 3)}, ALL_SHARE)
     assert one.bank.vectors["a"].tobytes() == two.bank.vectors["a"].tobytes()
 
 
@@ -190,7 +231,7 @@ def test_a_state_of_another_form_is_refused(wrong: np.ndarray) -> None:
     optimizer = ServerMomentum()
     optimizer.load_state({"momentum.a": wrong})
     with pytest.raises(StrategyError, match="momentum of 'a' does not fit its 1 values"):
-        optimizer.step({"a": floats(0)}, {"a": floats(1)})
+        optimizer.step({"a": floats(0)}, {"a": floats(1)}, ALL_SHARE)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -200,85 +241,6 @@ def test_whole_numbers_become_their_mean_and_halves_stay_halves(name: str) -> No
     new = ALL[name]().step(bank, means, {**ALL_SHARE, "steps": np.ones(1)})
     assert (new["steps"].dtype, new["steps"].tolist()) == (np.int64, [5])
     assert new["a"].dtype == np.float16
-
-
-def test_feddyns_server_by_hand() -> None:
-    """Two of four clients, at 1 and 3, then one of four, at 3; alpha cancels.
-
-    Round 1: mean 2, drift 2/4 * 2 = 1, theta 3. Round 2: mean 3 and nothing moved, theta 3 + 1.
-    Round 3: mean 8, drift 1 + 1/4 * 4 = 2, theta 10. `b` nobody sends.
-    """
-    bank = Bank(plain_record({"a.x": floats(0), "b.x": floats(7)}), packed=True)
-    dyn, seen = ServerDyn(), []
-    for sent in ([1, 3], [3], [8]):
-        aggregator: Any = Aggregation(weighted=False).begin(bank.layout, (), bank.vectors)
-        for weight, value in enumerate(sent, 1):
-            aggregator.add({"a": floats(value)}, weight, None)
-        shares = aggregator.shares(4)
-        bank.update(dyn.step(bank.vectors, aggregator.result(bank.vectors), shares))
-        seen.append(bank.vectors["a"].item())
-    assert seen == [3, 4, 10]
-    assert bank.vectors["b"].item() == 7
-    assert dyn.state() == {}
-
-
-CURVATURES, TARGETS, ALPHA = (0.5, 1.0, 2.0), (floats(0, 4), floats(2, -2), floats(4, 4)), 1.0
-
-
-def quadratic_app() -> ClientApp:
-    """Clients that go down ``c |theta - target|^2 / 2`` with FedDyn's term, in plain numpy."""
-    app = ClientApp()
-    multipliers = [np.zeros(2) for _ in TARGETS]
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        number = context.node_id - 1
-        start = message.content["arrays"]["w"].numpy().astype(np.float64)
-        theta = start.copy()
-        for _ in range(20):
-            slope = CURVATURES[number] * (theta - TARGETS[number])
-            theta -= 0.1 * (slope - multipliers[number] + ALPHA * (theta - start))
-        multipliers[number] -= ALPHA * (theta - start)
-        arrays = ArrayRecord({"w": Array(theta.astype(np.float32))})
-        content = {"arrays": arrays, "metrics": MetricRecord({"num-examples": 10**number})}
-        return Message(RecordDict(content), reply_to=message)
-
-    return app
-
-
-@pytest.mark.parametrize("train_nodes", [3, 2])
-def test_feddyn_finds_the_least_sum_of_the_losses(train_nodes: int) -> None:
-    """Whoever is drawn, and whatever the numbers of examples; half a FedDyn does not find it."""
-    least = sum(c * t for c, t in zip(CURVATURES, TARGETS, strict=True)) / sum(CURVATURES)
-    distance = {}
-    for optimizer in (ServerDyn(), ServerSgd()):
-        strategy = AdapterFedAvg(
-            train_nodes=train_nodes,
-            min_available_nodes=3,
-            fraction_evaluate=0.0,
-            server_optimizer=optimizer,
-            aggregation=Aggregation(weighted=False),
-        )
-        grid = InProcessGrid(quadratic_app(), 3, {})
-        start = plain_record({"w": floats(9, 9)})
-        found = strategy.start(grid, start, num_rounds=100).arrays["w"].numpy()
-        distance[type(optimizer)] = np.abs(found - least).max()
-    assert distance[ServerDyn] < 1e-4
-    assert distance[ServerSgd] > 1e-2
-
-
-@pytest.mark.parametrize(
-    "aggregation",
-    [
-        None,
-        Aggregation("median", weighted=False),
-        Aggregation(weighted=False, clip=1.0),
-        Aggregation(weighted=False, clip=1.0, noise_multiplier=1.0),
-    ],
-)
-def test_feddyn_goes_with_the_unweighted_mean_alone(aggregation: Aggregation | None) -> None:
-    with pytest.raises(StrategyError, match=r"server-optimizer: dyn .* unweighted"):
-        AdapterFedAvg(server_optimizer=ServerDyn(), aggregation=aggregation)
 
 
 def test_without_weights_the_mean_is_over_clients() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from strategies import DepthPlanner, StrategyError, assign_tiers, parse_tiers
+from strategies import DepthPlanner, Plan, StrategyError, assign_tiers, parse_tiers
 
 UNITS = ("shared", *(f"block{b}" for b in range(1, 13)))
 
@@ -21,6 +21,26 @@ def test_a_plan_trains_the_shared_unit_and_the_last_blocks() -> None:
     assert plan.depth == 4
     assert plan.trained == ("shared", "block3", "block4")
     assert plan.frozen == ("block1", "block2")
+
+
+def test_a_plan_ends_at_the_last_exit_within_the_depth() -> None:
+    """The fifth block would run for nothing; the trained ones are counted from the fourth."""
+    tiers = parse_tiers("all depth=5 share=0.5; some depth=5 trained=2 share=0.5", 6)
+    planner = DepthPlanner(tiers, ("shared", "embed", *UNITS[1:7]), (2, 4, 6))
+    assert planner("all", 1) == Plan(4, ("shared", "embed", *UNITS[1:5]))
+    frozen = ("embed", "block1", "block2")
+    assert planner("some", 1) == Plan(4, ("shared", "block3", "block4"), frozen)
+
+
+def test_a_tier_that_reaches_no_exit_is_refused() -> None:
+    tiers = parse_tiers("low depth=2 share=1", 12)
+    with pytest.raises(StrategyError, match="'low' reaches no exit, as the first is after block 3"):
+        DepthPlanner(tiers, UNITS, (3, 6))
+
+
+def test_without_a_rank_a_tier_has_that_of_the_bank() -> None:
+    given, silent = parse_tiers("a depth=3 rank=4 share=0.5; b depth=3 share=0.5", 12, 4)
+    assert given.rank == silent.rank == 4
 
 
 def test_clients_can_be_listed() -> None:
