@@ -15,6 +15,7 @@ from .wire import Layout, Vectors, plain_record
 FROZEN = "frozen."
 # Config key of the units that a client trains and keeps.
 KEPT = "kept"
+NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 class Bank:
@@ -58,7 +59,7 @@ class Bank:
         self,
         units: Iterable[str],
         plan: Plan | None = None,
-        own: Mapping[str, np.ndarray] = MappingProxyType({}),
+        own: Mapping[str, np.ndarray] = NOTHING,
     ) -> ArrayRecord:
         """Return some units as they travel, in the layout of the plan.
 
@@ -104,7 +105,7 @@ class Bank:
         self,
         plan: Plan | None,
         config: ConfigRecord,
-        own: Mapping[str, np.ndarray],
+        own: Mapping[str, np.ndarray] = NOTHING,
         *,
         training: bool,
         array_key: str,

@@ -68,7 +68,7 @@ def run_round(strategy: HyperAttention, replies: dict[str, tuple[float, np.ndarr
         reply = TrainReply({"block1": floats(weight), "personal1": returned}, weight, plan, ())
         strategy.take_reply(aggregator, ClientRow(key, "", "train"), reply)
     assert strategy.bank is not None
-    strategy.update_bank(aggregator.result(strategy.bank.vectors))
+    strategy.update_bank(aggregator.result(strategy.bank.vectors), {})
 
 
 def test_a_round_by_hand() -> None:
@@ -103,7 +103,7 @@ def test_who_does_not_answer_leaves_the_shares_of_the_others() -> None:
     )
     strategy.take_reply(aggregator, ClientRow("a", "", "train"), reply)
     assert strategy.bank is not None
-    strategy.update_bank(aggregator.result(strategy.bank.vectors))
+    strategy.update_bank(aggregator.result(strategy.bank.vectors), {})
     generator: Any = strategy.generator
     np.testing.assert_allclose(generator.weight, [[0, 0, 2], [0, 1, 1]])
     np.testing.assert_array_equal(strategy.rows.get(["b", "c"]), [[0, 2], [5, 5]])
