@@ -79,6 +79,7 @@ class History(Callback):
             "replies": sum(c.phase == "train" and not c.refused for c in report.clients),
             "refused": len(refused),
             "coverage": report.coverage,
+            **({"figures": _finite(report.figures)} if report.figures else {}),
             "bytes-down": down,
             "bytes-up": up,
             "evaluate-bytes-down": evaluate_down,
