@@ -30,7 +30,7 @@ class LocalNode:
     Attributes
     ----------
     client_key : str
-        ``client-key`` of the node config, else the partition id, else Flower's node id.
+        What tells its data from others'; see the setting `identity`.
     tier : str
     train, test : Part
         The client's two parts.
@@ -72,7 +72,7 @@ def local_node(context: Context, settings: Settings) -> LocalNode:
     """
     config = context.node_config
     if "data-dir" in config:
-        key, tier = str(config.get("client-key", context.node_id)), _tier(context, settings)
+        key, tier = _client_key(context, settings), _tier(context, settings)
         # Not the run's setting: a server must not choose where a real node writes.
         folders = str(config.get("personal-dir", "")), str(config.get("state-dir", ""))
         return _real_node(key, tier, str(config["data-dir"]), folders, settings)
@@ -83,12 +83,37 @@ def local_node(context: Context, settings: Settings) -> LocalNode:
                 f"this node's partition-id is {number} of {total} num-partitions; give it both in "
                 "--node-config, and count from 0."
             )
-        key = str(config.get("client-key", number))
+        key = _client_key(context, settings)
         return _simulated_node(key, _tier(context, settings), number, total, settings)
     raise SettingsError(
         "this node has no data: start its SuperNode with --node-config 'data-dir=\"...\"' "
         "(or 'partition-id=0 num-partitions=2' to take a share of the data set)."
     )
+
+
+IDENTITIES = {"partition": "partition-id", "config-key": "client-key"}
+
+
+def _client_key(context: Context, settings: Settings) -> str:
+    """Return the key of this client's data, as the setting `identity` wants it.
+
+    Raises
+    ------
+    SettingsError
+        When the node config does not hold it.
+    """
+    config = context.node_config
+    if settings.identity == "node":
+        return str(context.node_id)
+    if settings.identity == "auto":
+        return str(config.get("client-key", config.get("partition-id", context.node_id)))
+    name = IDENTITIES[settings.identity]
+    if name not in config:
+        raise SettingsError(
+            f"identity: this node has no {name}, which the run tells clients apart by; add it to "
+            "its --node-config, or choose another identity."
+        )
+    return str(config[name])
 
 
 # Kept between messages; a node holds positions, not images, so a process may know them all.

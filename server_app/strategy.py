@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from logging import WARNING
 from typing import Any
 
 import torch
+from flwr.common import log
 
 from models import PERSONAL, AdapterModel, Hypernetwork, HypernetworkTrainer
 from settings import Settings, SettingsError
@@ -127,20 +129,49 @@ def method_options(settings: Settings, model: AdapterModel) -> dict[str, Any]:
     options = settings.server_options()
     if settings.method != "hyper-attention":
         return options
+    if settings.identity == "node":
+        log(
+            WARNING,
+            "identity=node: a client that restarts has another node id, and so loses its "
+            "embedding; give the nodes a client-key.",
+        )
+    return {
+        "generator": make_hypernetwork(settings, model),
+        **{name: options[name] for name in ("row_rate", "clip_delta", "share_cap")},
+    }
+
+
+def make_hypernetwork(settings: Settings, model: AdapterModel) -> HypernetworkTrainer:
+    """Build the hypernetwork of the settings, and its optimiser.
+
+    Raises
+    ------
+    SettingsError
+        When it would be larger than allowed.
+    """
+    options = settings.server_options()
     shapes = {
         key.split(".")[0]: tuple(parameter.shape)
         for key, parameter in model.adapter_parameters().items()
         if key.startswith(PERSONAL)
     }
-    steps = ("rate", "momentum")
-    strategys = ("row_rate", "clip_delta", "share_cap")
+    form = ("embedding", "hidden", "layers", "shared_head", "zero_start")
+
+    def build() -> Hypernetwork:
+        return Hypernetwork(shapes, **{name: options[name] for name in form})
+
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in build().parameters())
+    if size > options["max_parameters"]:
+        raise SettingsError(
+            f"hyper-attention-max-parameters: the hypernetwork has {size:,} parameters, and as "
+            f"many momenta and gradients; {options['max_parameters']:,} are allowed. Raise it, or "
+            "take a shared head, a smaller rank or attention-form=factors."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        network = Hypernetwork(
-            shapes, **{k: v for k, v in options.items() if k not in (*steps, *strategys)}
-        )
-    trainer = HypernetworkTrainer(network, **{key: options[key] for key in steps})
-    return {"generator": trainer, **{key: options[key] for key in strategys}}
+        network = build()
+    return HypernetworkTrainer(network, rate=options["rate"], momentum=options["momentum"])
 
 
 def lora_factors(model: AdapterModel) -> tuple[tuple[str, str], ...]:

@@ -125,3 +125,8 @@ class ServerSettings:
     hyper_attention_share_cap: float = setting(
         1.0, "Largest share of one client in a step of the hypernetwork.", above=0, maximum=1
     )
+    hyper_attention_max_parameters: int = setting(
+        50_000_000,
+        "Size above which a hypernetwork is refused; whole projections need hundreds of millions.",
+        minimum=1,
+    )

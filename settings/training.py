@@ -14,6 +14,12 @@ class TrainingSettings:
     num_clients: int = setting(20, "Clients of a simulation.", minimum=1, maximum=1_000_000)
     clients_per_round: int = setting(10, "Clients that train in a round.", minimum=1)
     rounds: int = setting(30, "Rounds of training.", minimum=1, maximum=1_000_000)
+    identity: str = setting(
+        "auto",
+        "What a client is known by: `client-key` of its node config, its partition id, or Flower's "
+        "node id, which is another after a restart; `auto` takes the first that there is.",
+        choices=("auto", "config-key", "partition", "node"),
+    )
     held_out_clients: str = setting(
         "",
         "Clients that take no part in the training, such as `36-39` or names separated by commas; "

@@ -98,8 +98,27 @@ def test_other_methods_score_them_once(run_app: RunApp) -> None:
     [
         ({"held_out_clients": "2-5"}, "held-out-clients: without these 4 of 6 clients"),
         ({"held_out_clients": "5", "held_out_rounds": "0,x"}, "held-out-rounds: '0,x' is no list"),
+        (
+            {"hyper_attention_max_parameters": 9},
+            "hyper-attention-max-parameters: the hypernetwork has",
+        ),
     ],
 )
 def test_mistakes_get_a_sentence(run_app: RunApp, values: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SettingsError, match=sentence):
         run_app(**HYPER, **values)
+
+
+def test_the_published_form_runs_through_the_same_code(run_app: RunApp) -> None:
+    """Whole projections of 3 x 24 x 24 a block, a head per block, nothing from zero."""
+    run = run_app(
+        **HYPER,
+        attention_form="projections",
+        hyper_attention_shared_head=False,
+        hyper_attention_zero_start=False,
+        hyper_attention_rate=0.01,
+    )
+    personal = {k: v.shape for k, v in run.bank().items() if k.startswith("personal")}
+    assert set(personal.values()) == {(3, 24, 24)}
+    assert len(personal) == 6
+    assert all(np.isfinite(value).all() for value in run.bank().values())
