@@ -10,8 +10,8 @@ runs follow each other in single processes of one thread, at the lowest priority
 
 With `--tune` every method first gets four runs of half the rounds, with rates of a small grid,
 alpha 1 and a seed of their own. The clients' accuracy on held-out parts of their training images
-decides, never the test images. The choice goes to `rates.json` in the output folder, where it is
-read from then on.
+decides, never the test images. Methods with the heads of `exits` take its rates. The choice goes
+to `rates.json` in the output folder, where it is read from then on.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "depthfl": {"depthfl-ramp-rounds": 4},
 }
 TUNING = {"alpha": 1.0, "seed": 1000}
+# Methods that train the heads of `exits`, and take its rates.
+TUNED_AS = dict.fromkeys(("depthfl", "inclusivefl", "exclusivefl"), "exits")
 # What is not a head learns at the rate itself, heads so many times faster. A method that has heads
 # alone spends its trials on theirs.
 MODULATING = ("accumulator", "reefl")
@@ -175,7 +177,7 @@ def main() -> int:
     rates_file = output / "rates.json"
     rates = json.loads(rates_file.read_text()) if rates_file.exists() else {}
     for method in options.methods if options.tune else ():
-        chosen = tune(method, output, protocol)
+        chosen = tune(TUNED_AS.get(method, method), output, protocol)
         # Read again: other methods may be tuned at the same time.
         rates = json.loads(rates_file.read_text()) if rates_file.exists() else {}
         rates[method] = chosen
