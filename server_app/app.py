@@ -22,10 +22,11 @@ from client_app.training import make_predictor
 from data import DataError, Part, Source
 from models import AdapterModel, anytime_profile, write_exported
 from server_app.checkpoint import Checkpoints, read_checkpoint, resumable
-from server_app.history import History, Row, privacy_cost, read_rows, summarise
+from server_app.history import History, Row, privacy_cost, read_rows
 from server_app.progress import ProgressLine, print_summary
 from server_app.report import write_report
 from server_app.strategy import make_strategy
+from server_app.summary import summarise
 from server_app.tensorboard import TensorBoard
 from settings import Settings, SettingsError, read_path
 from strategies import BYTES_PER_NUMBER, AdapterFedAvg, Callback, plain_record

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from logging import WARNING
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result
 
-from .aggregation import Aggregator, Holders
+from .aggregation import Holders
 from .bank import Bank
-from .callbacks import Callback, ClientRow, RoundReport
+from .callbacks import Callback, RoundReport
 from .codec import check_wire_dtype
 from .errors import StrategyError
 from .exchange import Exchange
+from .method_steps import MethodSteps
 from .nodes import NodeRegistry, Profile, sample, training_nodes
 from .optimizers import ServerDyn, ServerOptimizer, ServerSgd
 from .plans import Plan, Planner
 from .replies import (
-    TrainReply,
     mean_metrics,
     read_metrics,
     read_train_reply,
@@ -30,12 +29,11 @@ from .replies import (
 )
 from .rounds import PERSONALISE, PERSONALISE_PHASE, run_rounds
 from .rules import Aggregation
-from .wire import Vectors
 
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
 
 
-class AdapterFedAvg(FedAvg):
+class AdapterFedAvg(MethodSteps, FedAvg):
     """FedAvg that owns the whole bank of adapters and averages each tensor over its holders.
 
     Clients may hold different parts of the bank: a reply updates what it carries, a tensor nobody
@@ -281,48 +279,6 @@ class AdapterFedAvg(FedAvg):
     def taking_part(self, profiles: Iterable[Profile]) -> list[Profile]:
         """Return the nodes that are not held out."""
         return [profile for profile in profiles if profile.client_key not in self.held_out]
-
-    def begin_held_out(self, profiles: Sequence[Profile]) -> None:
-        """Prepare for clients that took no part; here nothing."""
-
-    def learn_held_out(self, replies: Iterable[tuple[ClientRow, TrainReply]]) -> None:
-        """Learn about them from a round of their training, and about nothing else; here nothing."""
-
-    def personal_vectors(self, profiles: Sequence[Profile]) -> Mapping[str, Vectors]:
-        """Return units that clients get in place of the bank's, by client key; here none."""
-        del profiles
-        return {}
-
-    def take_reply(
-        self, aggregator: Aggregator, row: ClientRow, reply: TrainReply
-    ) -> dict[str, float]:
-        """Add a sound reply; return figures for the client's row.
-
-        Raises
-        ------
-        StrategyError
-            When its values cannot be used.
-        """
-        del row
-        return aggregator.add(reply.vectors, reply.weight, reply.plan)
-
-    def begin_aggregation(self) -> Aggregator:
-        """Return what the replies of a round are added to."""
-        assert self.bank is not None
-        return self.aggregation.begin(self.bank.layout, self.row_keys, self.bank.vectors)
-
-    def update_bank(self, means: Vectors, shares: Mapping[str, np.ndarray]) -> None:
-        """Let the bank take its step towards the round's means; see `ServerOptimizer.step`."""
-        assert self.bank is not None
-        self.bank.update(self.server_optimizer.step(self.bank.vectors, means, shares))
-
-    def server_state(self) -> dict[str, np.ndarray]:
-        """Return what is kept on the server beside the bank, by name, for a checkpoint."""
-        return self.server_optimizer.state()
-
-    def load_server_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Take back what `server_state` returned."""
-        self.server_optimizer.load_state(state)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]

@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from server_app.history import Row, summarise
+from server_app.history import Row
+from server_app.summary import summarise
 from settings import Settings
 
 TIERS = ("small", "large")
