@@ -51,6 +51,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "accumulator+ssf": ("accumulator", {"adapter": AdapterSpec("ssf"), "sharing": "per-block"}),
     "accumulator+full": ("accumulator", {"adapter": AdapterSpec("full")}),
+    "hyper-attention": ("hyper-attention", {"rank": 2}),
+    "hyper-attention+ssf": ("hyper-attention", {"adapter": AdapterSpec("ssf")}),
+    "local-attention+lora": ("local-attention", {"adapter": AdapterSpec("lora", 4)}),
+    "shared-attention": ("shared-attention", {}),
+    "projections": ("hyper-attention", {"form": "projections"}),
+    "projections+full": (
+        "hyper-attention",
+        {"form": "projections", "adapter": AdapterSpec("full")},
+    ),
 }
 EXITS = (2, 4, 6)
 
@@ -152,7 +161,7 @@ def recorded_blocks(model: AdapterModel, depth: int | None = None) -> list[int]:
 
 def test_nothing_below_the_lowest_trained_unit_is_recorded(model: AdapterModel) -> None:
     """With blocks 5 and 6 trained, autograd sees nothing of blocks 1 to 4."""
-    model.set_trained(["block5", "block6"])
+    model.set_trained(["block5", "block6", "personal5", "personal6", "head6"])
     assert all(number >= 5 for number in recorded_blocks(model))
 
 
@@ -225,7 +234,9 @@ def test_copies_out_do_not_follow_later_training(model: AdapterModel) -> None:
 
 def test_the_first_part_of_every_key_is_its_unit(model: AdapterModel) -> None:
     for key in model.adapter_parameters():
-        assert re.fullmatch(r"shared|embed|block[1-6]|exit[24]", key.split(".")[0])
+        assert re.fullmatch(
+            r"shared|embed|(block|personal)[1-6]|exit[24]|head[246]", key.split(".")[0]
+        )
 
 
 def test_seeds_repeat(tiny_vit: Path) -> None:
