@@ -220,6 +220,8 @@ method=hyper-attention held-out-rounds=
     held-out-rounds: '' is no list of numbers of rounds; give one such as 0,10,50.
 method=hyper-attention held-out-rounds=0,-1
     held-out-rounds: '0,-1' is no list of numbers of rounds; give one such as 0,10,50.
+method=local-attention state-dir={vit}/config.json
+    state-dir: {vit}/config.json cannot be written to (File exists); give another folder.
 method=local-attention state-dir=~nobody-here/own
     state-dir: '~nobody-here/own' is no path here (Could not determine home directory); correct
     it.
