@@ -4,18 +4,22 @@ from .accumulator import AccumulatorModel
 from .adapters import ADAPTERS, RANKED, AdapterSpec, parse_targets
 from .anytime import AnytimeClassifier, Prediction
 from .backbone import BUILTIN, Backbone, Block, ModelError, load_backbone
-from .base import SHARED, AdapterModel, ExitHead, FixedFeaturesModel, State, block_unit
+from .base import SHARED, AdapterModel, ExitHead, State, block_unit
 from .cost import ExitCost, anytime_profile
 from .depthfl import DepthflModel
 from .evaluation import ExitScores, score_exits
 from .exits import ExitsModel
 from .exported import load_exported, write_exported
+from .fixed_features import FixedFeaturesModel
 from .hyper_attention import HEAD, PERSONAL, HyperAttentionModel
 from .hypernetwork import Hypernetwork, HypernetworkTrainer
 from .inclusivefl import InclusiveflModel
+from .layerwise import LayerwiseModel
+from .linear import fit_head
 from .reefl import ReeflModel
 from .registry import METHODS, build_model, parse_exits
 from .scalefl import ScaleflModel
+from .simclr import PROJECTION, SimclrModel
 
 __all__ = [
     "ADAPTERS",
@@ -23,6 +27,7 @@ __all__ = [
     "HEAD",
     "METHODS",
     "PERSONAL",
+    "PROJECTION",
     "RANKED",
     "SHARED",
     "AccumulatorModel",
@@ -41,14 +46,17 @@ __all__ = [
     "Hypernetwork",
     "HypernetworkTrainer",
     "InclusiveflModel",
+    "LayerwiseModel",
     "ModelError",
     "Prediction",
     "ReeflModel",
     "ScaleflModel",
+    "SimclrModel",
     "State",
     "anytime_profile",
     "block_unit",
     "build_model",
+    "fit_head",
     "load_backbone",
     "load_exported",
     "parse_exits",

@@ -1,7 +1,9 @@
-"""How fresh layers start."""
+"""How fresh layers start, and whole backbones that nobody trained."""
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 from torch import nn
 
 
@@ -13,3 +15,18 @@ def init_linear(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
+
+
+@torch.no_grad()
+def draw_weights(model: nn.Module, std: float, seed: int) -> None:
+    """Start a whole transformer anew: normal of `std`, biases zero, layer norms the identity.
+
+    The numbers are numpy's, so that every machine draws the same bits, whatever its processor.
+    """
+    generator = np.random.default_rng(seed)
+    for name, parameter in sorted(model.named_parameters()):
+        if parameter.ndim == 1:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            drawn = generator.standard_normal(parameter.shape, dtype=np.float32)
+            parameter.copy_(torch.from_numpy(drawn * np.float32(std)))

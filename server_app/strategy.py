@@ -62,6 +62,8 @@ def make_strategy(settings: Settings, model: AdapterModel) -> AdapterFedAvg:
     if prefixes := kept_prefixes(settings):
         planner = KeepingPlanner(planner, prefixes)
     return STRATEGIES.get(settings.method, AdapterFedAvg)(
+        # What clients score is a classifier, and without labels there is none.
+        fraction_evaluate=1.0 if settings.objective == "supervised" else 0.0,
         min_train_nodes=1,
         min_evaluate_nodes=1,
         min_available_nodes=settings.clients_per_round,

@@ -26,6 +26,7 @@ def summarise(
     trainable: Mapping[str, int],
     full_model_parameters: int,
     bytes_per_number: int,
+    fine_tuned: float | None = None,
 ) -> Row:
     """Draw the summary of a run from its rows.
 
@@ -40,11 +41,13 @@ def summarise(
         Backbone and adapters together.
     bytes_per_number : int
         Of the wire dtype.
+    fine_tuned : float, optional
+        Accuracy of the last exit after fine-tuning on the server.
 
     Returns
     -------
     Row
-        ``personalisation`` and ``privacy`` are there when the run had them.
+        ``personalisation``, ``privacy`` and ``downstream`` are there when the run had them.
         ``bytes`` are sums over all training messages of the run; ``full-model`` is what the same
         messages would have cost, both ways, with every weight in fp32. ``worst-decile`` is the
         mean of the worst tenth of the clients (one at least).
@@ -76,10 +79,20 @@ def summarise(
         },
         "seconds": round(sum(sum(row.get("seconds", {}).values()) for row in metrics), 2),
         "trainable-parameters": dict(trainable),
+        **_downstream(settings, central, fine_tuned),
         **_personalisation(settings, clients, list(trainable)),
         **_held_out(clients),
         **_privacy(settings),
     }
+
+
+def _downstream(settings: Settings, central: Row, fine_tuned: float | None) -> Row:
+    """What training without labels is worth: linear classifiers by exit, and all fine-tuned."""
+    if settings.objective == "supervised" or not central:
+        return {}
+    linear = {str(block): score for block, score in exit_scores(central).items()}
+    tuned = {} if fine_tuned is None else {"fine-tune": fine_tuned}
+    return {"downstream": {"linear": linear, **tuned}}
 
 
 def _client_accuracy(rows: list[Row], tiers: list[str], key: str = "accuracy") -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Protocol
 from .errors import StrategyError
 from .wire import Layout
 
+PROJECTION = "projection"
 SHARED = "shared"
 MOST_CLIENTS = 1_000_000  # that tiers can list
 
@@ -90,7 +91,7 @@ class Planner(Protocol):
 
 
 class DepthPlanner:
-    """Plans by depth: a tier trains the shared unit and its last `trained` blocks.
+    """Plans by depth: a tier trains what all share and its last `trained` blocks.
 
     Parameters
     ----------
@@ -144,7 +145,11 @@ class DepthPlanner:
         reached = [unit for unit in self.units if _block_number(unit) <= end]
         lowest = end - self.tiers[tier].trained
         # Who trains all its blocks trains what is below them, too.
-        trained = [u for u in reached if u == SHARED or lowest <= 0 or _block_number(u) > lowest]
+        trained = [
+            u
+            for u in reached
+            if u in (SHARED, PROJECTION) or lowest <= 0 or _block_number(u) > lowest
+        ]
         return Plan(end, tuple(trained), tuple(u for u in reached if u not in trained))
 
 
