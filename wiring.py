@@ -221,9 +221,9 @@ def get_transform(settings: Settings, source: Source, *, training: bool) -> Batc
             get_backbone(settings).image_size,
             mean,
             std,
+            smallest=settings.view_crop,
             jitter=settings.view_jitter,
             flip=source.flip,
-            crop_scale=source.crop_scale,
             device=get_device(settings),
         )
     return BatchTransform(

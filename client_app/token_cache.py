@@ -135,10 +135,10 @@ class TokenCache:
         return "the transform is random (augment), and stored-views is 0"
 
     def _mark(self, block: int) -> bytes:
-        """Hash all trained tensors that act before a block."""
+        """Hash all trained tensors that act before a block, and whether they do."""
         mark = hashlib.sha256()
         for key, tensor in self.model.parameters_below(block).items():
-            mark.update(key.encode())
+            mark.update(f"{key} {key.split('.')[0] in self.model.missing} ".encode())
             mark.update(tensor.detach().cpu().numpy().tobytes())
         return mark.digest()
 
@@ -147,13 +147,17 @@ class TokenCache:
         """Bring an entry up to `block`, in place; tell whether it is now the state before it."""
         if entry.block > block or entry.mark != self._mark(entry.block):
             return False
-        rows = np.flatnonzero(entry.filled) if entry.block < block else np.zeros(0, dtype=np.int64)
+        if entry.block == block:
+            return True
+        # Where the state passes an exit, or grows, there is no room for what is more.
+        if entry.exits:
+            return False
+        rows = np.flatnonzero(entry.filled)
         for start in range(0, len(rows), EVALUATION_BATCH):
             chosen = rows[start : start + EVALUATION_BATCH]
             before = [tensor[chosen].flatten(0, 1).float() for tensor in entry.tensors]
             after, logits = self.model.lead(tuple(before), entry.block, block)
-            # A state that grows, or passes an exit, has no room here.
-            if entry.exits or logits or [t.shape for t in after] != [t.shape for t in before]:
+            if logits or [t.shape for t in after] != [t.shape for t in before]:
                 return False
             for tensor, new in zip(entry.tensors, after, strict=True):
                 tensor[chosen] = new.reshape(len(chosen), *tensor.shape[1:]).to(tensor.dtype)
@@ -196,7 +200,10 @@ class TokenCache:
         # Without a name, its room is free again once nothing maps it, even after a kill.
         with tempfile.TemporaryFile() as file:
             # A full disk has to show here; in a mapped file it would end the process.
-            os.posix_fallocate(file.fileno(), 0, size)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:  # macOS
+                file.truncate(size)
             kind = "f4" if self.dtype == torch.float32 else "f2"
             return torch.from_numpy(np.memmap(file, kind, "r+", shape=shape))
 

@@ -20,9 +20,7 @@ from client_app.predictor import Predictor
 from data import Part, StoredViews, Transform, epoch_order
 from models import AdapterModel
 from settings import Settings
-from wiring import Cut, get_cut, kept_prefixes, make_model, uses_bfloat16
-
-KEPT_OPTIMIZERS = 8
+from wiring import Cut, get_cut, get_tiers, kept_prefixes, make_model, uses_bfloat16
 
 
 @dataclass(frozen=True)
@@ -116,8 +114,8 @@ class Trainer:
         # What a client that has not trained yet has of the units that clients keep.
         units = [unit for unit in model.units if unit.startswith(kept_prefixes(settings))]
         self.kept = model.adapter_arrays(units) if units else {}
-        # By trained keys; a method that trains other units in each phase would pile them up.
-        self._optimizer = lru_cache(maxsize=KEPT_OPTIMIZERS)(self._make_optimizer)
+        # By trained keys, which differ by tier; those of a phase that is over are let go.
+        self._optimizer = lru_cache(maxsize=len(get_tiers(settings)))(self._make_optimizer)
 
     def _make_optimizer(self, keys: tuple[str, ...]) -> torch.optim.Optimizer:
         parameters = self.model.adapter_parameters()

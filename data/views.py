@@ -23,8 +23,10 @@ class ViewTransform(BatchTransform):
 
     Parameters
     ----------
-    image_size, mean, std, flip, crop_scale, device
+    image_size, mean, std, flip, device
         As of `BatchTransform`.
+    smallest : float
+        Smallest share of an image's area that a view shows; SimCLR's is 0.08.
     jitter : float
         Strength of the changes of colour: 1 is SimCLR's for ImageNet, 0.5 its for CIFAR, 0 none.
 
@@ -39,9 +41,9 @@ class ViewTransform(BatchTransform):
         mean: Sequence[float],
         std: Sequence[float],
         *,
+        smallest: float = 0.2,
         jitter: float = 0.5,
         flip: bool = False,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
         device: torch.device | str = "cpu",
     ) -> None:
         from torchvision.transforms import v2  # slow to import
@@ -50,7 +52,7 @@ class ViewTransform(BatchTransform):
         colours = v2.ColorJitter(0.8 * jitter, 0.8 * jitter, 0.8 * jitter, 0.2 * jitter)
         self._view = v2.Compose(
             [
-                v2.RandomResizedCrop(image_size, scale=crop_scale, antialias=True),
+                v2.RandomResizedCrop(image_size, scale=(smallest, 1.0), antialias=True),
                 *([v2.RandomHorizontalFlip()] if flip else []),
                 v2.RandomApply([colours], p=JITTERED),
                 v2.RandomGrayscale(GREY),

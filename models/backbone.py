@@ -210,10 +210,8 @@ def _from_pretrained(source: str, name: str, seed: int | None) -> Any:
                 f"backbone: {name} is of type '{config.model_type}'; give a ViT or a DeiT."
             )
         if seed is not None:
-            fresh = AutoModel.from_config(
-                config, dtype=torch.float32, add_pooling_layer=False
-            )
-            draw_weights(fresh, config.initializer_range, seed)
+            fresh = AutoModel.from_config(config, dtype=torch.float32, add_pooling_layer=False)
+            draw_weights(fresh, seed)
             return fresh
         if folder.is_dir() and not any(folder.glob("*.safetensors")):
             raise ModelError(

@@ -268,8 +268,8 @@ class AdapterModel(nn.Module, ABC):
         return dict(self._adapters)
 
     def parameters_below(self, block: int) -> dict[str, nn.Parameter]:
-        """Return by key the trained tensors that can act before a block and are not missing."""
-        below = {unit for unit in self.units if self.block_of(unit) < block} - self.missing
+        """Return by key the trained tensors that can act before a block."""
+        below = {unit for unit in self.units if self.block_of(unit) < block}
         return {key: p for key, p in self._adapters.items() if key.split(".")[0] in below}
 
     def adapter_arrays(self, units: Collection[str] | None = None) -> dict[str, np.ndarray]:

@@ -43,17 +43,18 @@ def fit_linear(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tens
         optimizer.zero_grad()
         logits = functional.linear(standardised, weight, bias)
         loss = functional.cross_entropy(logits, labels) + weight.square().sum() / (2 * len(labels))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     scaled = weight.detach() / spread
     return scaled, bias.detach() - scaled @ mean
 
 
 @torch.no_grad()
-def fit_head(head: nn.Sequential, tokens: Tensor, labels: Tensor) -> None:
+def fit_head(head: nn.Module, tokens: Tensor, labels: Tensor) -> None:
     """Give a head the best last layer for class tokens ``(N, D)``; the rest of it stays."""
+    assert isinstance(head, nn.Sequential)
     *below, last = head
     assert isinstance(last, nn.Linear)
     normed = nn.Sequential(*below)(tokens)

@@ -152,8 +152,9 @@ def make_step(
     model.begin_round(1)
 
     def step() -> None:
-        state = model.begin(inputs) if block == 1 else (inputs,)
-        model.loss(dict(model.exits_from(state, block, depth)), labels).backward()
+        # Held by nobody else, so that it is let go when the first block has run.
+        exits = model.exits_from(model.begin(inputs) if block == 1 else (inputs,), block, depth)
+        model.loss(dict(exits), labels).backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         update.step()
         update.zero_grad()
@@ -192,6 +193,22 @@ def count_step(
     StepMemory
         What `measure_step` finds on the CPU in fp32.
     """
+    shapes, step = step_on_shapes(model, units, batch_size, depth, optimizer, cached=cached)
+    with shapes:
+        step()
+        return measure_step(step)
+
+
+def step_on_shapes(
+    model: AdapterModel,
+    units: Collection[str],
+    batch_size: int,
+    depth: int | None = None,
+    optimizer: str = "adamw",
+    *,
+    cached: bool = False,
+) -> tuple[FakeTensorMode, Callable[[], None]]:
+    """Return the step of `count_step`, and the context in which it must run."""
     shapes = FakeTensorMode(allow_non_fake_inputs=True)
     twin = _without_values(model, shapes).train()
     twin.set_trained(units)
@@ -201,9 +218,7 @@ def count_step(
         labels = torch.zeros(batch_size, dtype=torch.int64)
         size = (3, side, side) if block == 1 else table.shape[1:]
         inputs = torch.empty(batch_size * views_per_image(model), *size)
-        step = make_step(twin, inputs, labels, depth, optimizer=optimizer, block=block)
-        step()
-        return measure_step(step)
+        return shapes, make_step(twin, inputs, labels, depth, optimizer=optimizer, block=block)
 
 
 def views_per_image(model: AdapterModel) -> int:

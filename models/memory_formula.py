@@ -7,122 +7,28 @@ the same by running the step, and tests hold the two within 5 %.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from .accumulator import AccumulatorModel
-from .adapters import AdapterSpec
 from .backbone import Block
 from .base import EMBED, AdapterModel
+from .depthfl import DepthflModel
 from .exits import ExitsModel
 from .history import HistoryAttention
 from .hyper_attention import SLOTS, HyperAttentionModel
 from .inclusivefl import InclusiveflModel, exit_unit
 from .layerwise import head_unit
 from .memory import OPTIMIZER_STATES, held_bytes, views_per_image
+from .memory_terms import BlockShape, BlockTerms, block_terms
 from .reefl import ReeflModel
-from .simclr import PROJECTION, SimclrModel
+from .simclr import SimclrModel
 
 FLOAT = 4  # bytes of a number
 HISTORY = (AccumulatorModel, ReeflModel)  # what they train changes the tokens after each block
-
-
-@dataclass(frozen=True)
-class BlockShape:
-    """Widths of a block: tokens D, attention A (its heads together), MLP H; number of heads."""
-
-    width: int
-    inner: int
-    hidden: int
-    heads: int
-
-    @classmethod
-    def of(cls, block: Block) -> BlockShape:
-        """Read the widths off a block of a backbone."""
-        attention: Any = block.self_attention
-        mlp: Any = block.feed_forward
-        inner = attention.o_proj.in_features
-        return cls(block.width, inner, mlp.fc1.out_features, inner // attention.head_dim)
-
-
-@dataclass(frozen=True)
-class BlockTerms:
-    """Numbers per token that a block adds.
-
-    Attributes
-    ----------
-    saved : float
-        Kept for the backward pass, from the input of its first layer norm to its MLP.
-    freed : float
-        Of these, already let go when the backward pass reaches the activation of the MLP.
-    working : float
-        What the backward pass holds there beside saved tensors: this is where it holds most.
-    """
-
-    saved: float
-    freed: float
-    working: float
-
-
-def block_terms(
-    shape: BlockShape, adapter: AdapterSpec, *, trained: bool, on_path: bool, personal: int = 0
-) -> BlockTerms:
-    """Return the terms of a block on the backward path, or of the lowest that is trained.
-
-    Parameters
-    ----------
-    shape : BlockShape
-    adapter : AdapterSpec
-        What the block has inside; of kind ``full`` all of it is trained, or nothing.
-    trained : bool
-        Whether the adapter is.
-    on_path : bool
-        Whether the block's input has a gradient.
-    personal : int
-        Numbers per token that personal attention saves; 0 without it.
-    """
-    width, inner, hidden = shape.width, shape.inner, shape.hidden
-    norm, rank = width + 2, adapter.rank  # the input of a layer norm, its mean and deviation
-    attention, activation = 4 * inner + shape.heads, hidden  # q, k, v, output, log-sum-exp
-    whole = norm + attention + norm + activation
-    freed, working = 0.0, float(width + 2 * hidden)
-    extra, missing = 0.0, 0.0  # missing: what the lowest trained block need not save
-    match adapter.kind:
-        case "full" if trained:
-            # The inputs of q, k and v, of the MLP, and of its second layer; o's is there.
-            extra, freed = 2 * width + hidden, hidden
-        case "serial" | "parallel":
-            extra, freed = 2 * (trained * width + rank), trained * width + rank
-            missing = norm + attention
-            working += width * (adapter.kind == "parallel")
-        case "ssf":
-            # What each layer puts out, before its scale.
-            extra = trained * (4 * width + 3 * inner + hidden)
-            freed, missing, working = trained * width, norm, width + (2 + trained) * hidden
-        case "lora":
-            extra, freed, missing = _lora(shape, adapter) if trained else (0, 0, norm)
-    if personal:
-        extra, missing = extra + personal, norm
-    return BlockTerms(whole + extra - (0 if on_path else missing), freed, working)
-
-
-def _lora(shape: BlockShape, adapter: AdapterSpec) -> tuple[float, float, float]:
-    """Return LoRA's `extra`, `freed` and `missing` of `block_terms`."""
-    targets, rank = adapter.targets, adapter.rank
-    norm, attention = shape.width + 2, 4 * shape.inner + shape.heads
-    at_projections = bool({"q", "k", "v"} & set(targets))
-    extra = rank * len(targets) + shape.width * (at_projections + ("fc1" in targets))
-    extra += shape.hidden * ("fc2" in targets)
-    freed = (shape.hidden + rank) * ("fc2" in targets)
-    if at_projections:
-        return extra, freed, norm
-    if "o" in targets:  # its input, which attention no longer saves
-        return extra, freed, norm + attention - shape.inner
-    missing = norm + attention + norm
-    return extra, freed, missing + (0 if "fc1" in targets else shape.hidden)
 
 
 @dataclass(frozen=True)
@@ -167,15 +73,18 @@ class _Run:
         Whether the input of its first layer norm is saved.
     trained, early : int
         Trained numbers in it, and how many of these have gradients before its activation.
-    head : int
-        Trained numbers of the head that reads its output; -1 without one.
+    beside : int
+        Trained numbers that go with it but act after it, such as its head's.
+    is_read : bool
+        Whether a head reads its output, and saves it by that.
     """
 
     terms: BlockTerms | None
     keeps_input: bool
     trained: int
     early: int
-    head: int
+    beside: int
+    is_read: bool
 
 
 def predict_step(
@@ -205,27 +114,28 @@ def predict_step(
     cached : bool
         Whether what enters the lowest trained block is kept for every image.
     """
-    parameters = {
-        id(tensor): tensor.numel()
+    trained = {
+        key: tensor
         for key, tensor in model.adapter_parameters().items()
         if key.split(".")[0] in units
     }
-    count = sum(parameters.values())
+    count = sum(tensor.numel() for tensor in trained.values())
     shape, tokens = _shape(model), _tokens(model)
     first = model.lowest_block(units) if cached else 1
     end = model.reach(depth)[-1]
-    numbers = [b for b in range(first, end + 1) if b not in model.skipped]
-    runs = _runs(model, parameters, numbers)
+    runs = _runs(model, trained, [b for b in range(first, end + 1) if b not in model.skipped])
     images = batch_size * views_per_image(model)
     saved, peak = _saved_and_peak(runs, shape, count, images * tokens, kept_input=first > 1)
-    history = _history_numbers(model, end) if count and isinstance(model, HISTORY) else 0
+    if model.adapter.kind == "ssf" and EMBED in units:
+        saved, peak = saved + shape.width, peak + shape.width  # the patches, before their scale
+    saved_once, alive_once = _once_per_image(model, runs, end)
     input_size = tokens * shape.width if first > 1 else 3 * model.backbone.image_size**2
     return MemoryEstimate(
         weights=held_bytes(model),
         training=FLOAT * count * (1 + OPTIMIZER_STATES[optimizer]),
         inputs=FLOAT * images * input_size,
-        saved=round(FLOAT * images * (tokens * saved + history)),
-        activations=round(FLOAT * images * (tokens * peak + history)),
+        saved=round(FLOAT * images * (tokens * saved + saved_once)),
+        activations=round(FLOAT * images * (tokens * peak + alive_once)),
     )
 
 
@@ -250,63 +160,76 @@ def _unrecorded(shape: BlockShape) -> int:
     return 3 * shape.width + 2 * shape.hidden
 
 
-def _runs(model: AdapterModel, parameters: dict[int, int], numbers: list[int]) -> list[_Run]:
+def _runs(model: AdapterModel, trained: dict[str, nn.Parameter], numbers: list[int]) -> list[_Run]:
     """Describe the blocks that run, from the first; the lowest trained one starts the path."""
-
-    def trained(module: nn.Module | None) -> int:
-        found = set(map(id, module.parameters())) if module is not None else set()
-        return sum(parameters.get(tensor, 0) for tensor in found)
-
-    def trained_head(number: int) -> int:
-        if isinstance(model, SimclrModel):
-            return trained(model.part(PROJECTION, "mlp")) if number == numbers[-1] else -1
-        own_only = isinstance(model, InclusiveflModel) and number != numbers[-1]
-        absent = number not in model.exits or head_unit(number) in model.missing
-        if not isinstance(model, ExitsModel) or own_only or absent:
-            return -1
-        return trained(model.head(number)) or (0 if on_path else -1)
-
-    shape, kind = _shape(model), model.adapter.kind
-    on_path = numbers[0] == 1 and trained(model.part(EMBED, "adapter")) > 0
+    sizes = {id(tensor): tensor.numel() for tensor in trained.values()}
+    of_block = Counter[int]()
+    for key, tensor in trained.items():
+        of_block[model.block_of(key.split(".")[0])] += tensor.numel()
+    shape, is_full = _shape(model), model.adapter.kind == "full"
+    on_path = numbers[0] == 1 and any(key.startswith(EMBED) for key in trained)
     runs = []
     for number in numbers:
         own = model.part(exit_unit(number), "adapter") if number == numbers[-1] else None
-        count = trained(own or model.block(number))
+        tensors = {id(tensor) for tensor in (own or model.block(number)).parameters()}
+        count = sum(sizes.get(tensor, 0) for tensor in tensors)
         terms = None
         if count or on_path:
+            personal = _personal_numbers(model) if count else None
             terms = block_terms(
-                shape,
-                model.adapter,
-                trained=count > 0,
-                on_path=on_path,
-                personal=_personal_numbers(model) if count else 0,
+                shape, model.adapter, trained=count > 0, on_path=on_path, personal=personal
             )
-        keeps_input = on_path or (kind == "full" and count > 0)
-        on_path = on_path or count > 0
+        elif trained and isinstance(model, AccumulatorModel) and model.taps_attention:
+            # Its second half reads what the accumulator changed.
+            mlp_saved = shape.width + 2 + shape.hidden
+            terms = BlockTerms(mlp_saved, 0, shape.width + 2 * shape.hidden)
+        keeps_input = on_path or (is_full and count > 0)
         # The second layer of its MLP; of other kinds what is behind the MLP.
-        early = (shape.width + 1) * shape.hidden if kind == "full" and count else count // 2
-        runs.append(_Run(terms, keeps_input, count, early, trained_head(number)))
-        on_path = on_path or (bool(parameters) and isinstance(model, HISTORY))
+        early = (shape.width + 1) * shape.hidden if is_full and count else count // 2
+        beside = of_block[number] - count
+        on_path = on_path or count > 0
+        is_read = _is_read(model, number, numbers[-1]) and (on_path or beside > 0)
+        runs.append(_Run(terms, keeps_input, count, early, beside, is_read))
+        on_path = on_path or (bool(trained) and isinstance(model, HISTORY))
     return runs
 
 
-def _personal_numbers(model: AdapterModel) -> int:
-    """Count per token what personal attention saves beside what attention does."""
+def _is_read(model: AdapterModel, number: int, last: int) -> bool:
+    """Tell whether a head reads the class token after a block, a view of all its tokens."""
+    if isinstance(model, SimclrModel):
+        return number == last
+    if not isinstance(model, ExitsModel) or head_unit(number) in model.missing:
+        return False
+    return number == last if isinstance(model, InclusiveflModel) else number in model.exits
+
+
+def _personal_numbers(model: AdapterModel) -> int | None:
+    """Count per token what personal projections save beside what attention does."""
     if not isinstance(model, HyperAttentionModel):
-        return 0
-    return model.backbone.width if model.form == "projections" else len(SLOTS) * model.rank
+        return None
+    if model.form == "factors":
+        return len(SLOTS) * model.rank
+    return 0 if model.adapter.kind == "parallel" else model.backbone.width  # their common input
 
 
-def _history_numbers(model: AdapterModel, depth: int) -> int:
-    """Count per image what the module over class tokens saves, after all blocks together."""
+def _once_per_image(model: AdapterModel, runs: list[_Run], end: int) -> tuple[int, int]:
+    """Count per image what heads, loss and history save, and what they keep alive at the peak."""
+    width, classes = model.backbone.width, model.num_classes
+    heads = sum(run.is_read for run in runs)
+    if not isinstance(model, HISTORY):
+        taught = 2 * classes if isinstance(model, DepthflModel) else 0
+        return heads * (width + classes + taught), heads * (width + 2 * classes)
+    heads = sum(e <= end for e in model.exits)
     module = next(part for part in model.units.modules() if isinstance(part, HistoryAttention))
-    width, inner = module.out.out_features, module.out.in_features
-    mixed = 6 * width + 2 * inner + 4 * module.up.out_features  # second norm, MLP, head: two tokens
+    inner = module.out.in_features
     if isinstance(model, ReeflModel):  # projects two tokens, then one; keys and values grow
-        projected = [6 * width + 6 * inner + 2 * inner * (b + 1) for b in range(1, depth + 1)]
+        projected = [6 * width + 6 * inner + 2 * inner * (b + 1) for b in range(1, end + 1)]
     else:  # projects the whole history anew
-        projected = [(2 * width + 3 * inner) * (b + 1) for b in range(1, depth + 1)]
-    return sum(projected) + depth * mixed
+        projected = [(2 * width + 3 * inner) * (b + 1) for b in range(1, end + 1)]
+    # For two tokens: the attention's output, second norm and MLP.
+    mixed = 4 * width + 2 * inner + 4 * module.up.out_features
+    saved = sum(projected) + end * mixed + heads * (2 * width + classes)
+    return saved, saved + heads * classes
 
 
 def _saved_and_peak(
@@ -319,7 +242,7 @@ def _saved_and_peak(
     runs : list[_Run]
     shape : BlockShape
     trained : int
-        All trained numbers; what is neither in a block nor a head has its gradients first.
+        All trained numbers; what goes with no block has its gradients first.
     positions : int
         Tokens of the whole batch.
     kept_input : bool
@@ -334,12 +257,11 @@ def _saved_and_peak(
         else:
             saved += run.terms.saved - (known if run.keeps_input else 0)
         after.append(saved)
-        # A head reads the class token, a view of all tokens.
-        input_is_there = run.head >= 0
-        saved += shape.width * input_is_there
-    gradients = trained - sum(run.trained + max(run.head, 0) for run in runs)
+        input_is_there = run.is_read
+        saved += shape.width * run.is_read
+    gradients = trained - sum(run.trained + run.beside for run in runs)
     for run, held in zip(reversed(runs), reversed(after), strict=True):
-        gradients += max(run.head, 0)
+        gradients += run.beside
         if run.terms is not None:
             beside = run.terms.working - run.terms.freed + (gradients + run.early) / positions
             peak = max(peak, held + beside)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .adapters import Adapter
+from .adapters import Adapter, start_at_nothing
 from .backbone import Backbone
 from .base import AdapterModel, State
 
@@ -74,8 +74,6 @@ class SimclrModel(AdapterModel):
         Of the loss; see `nt_xent`.
     """
 
-    skipped: frozenset[int] = frozenset()
-
     def __init__(
         self,
         backbone: Backbone,
@@ -87,6 +85,8 @@ class SimclrModel(AdapterModel):
     ) -> None:
         super().__init__(backbone, exits, num_classes, **adapter)
         self.temperature = temperature
+        # So that a block which no training has reached is the backbone's, also downstream.
+        start_at_nothing(self.units)
 
     def shared_parts(self) -> dict[str, nn.Module]:
         """Nothing is shared but the projection head."""

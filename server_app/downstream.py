@@ -40,7 +40,7 @@ class Downstream:
     """
 
     def __init__(self, settings: Settings, source: Source | None, num_classes: int) -> None:
-        self.settings = replace(settings, objective="supervised", method="exits")
+        self.settings = replace(settings, objective="supervised", method="exits", stored_views=0)
         self.source = source
         self.num_classes = num_classes
         model = make_model(self.settings, num_classes)

@@ -24,8 +24,10 @@ def summarise(
     clients: list[Row],
     *,
     trainable: Mapping[str, int],
+    sent: int,
     full_model_parameters: int,
     bytes_per_number: int,
+    peak_train: Mapping[str, int],
     fine_tuned: float | None = None,
 ) -> Row:
     """Draw the summary of a run from its rows.
@@ -36,11 +38,15 @@ def summarise(
     metrics, clients : list[Row]
         The rows of metrics.jsonl and clients.jsonl.
     trainable : Mapping[str, int]
-        Trained parameters of each tier.
+        Trained parameters of each tier; the most of any round.
+    sent : int
+        Trained parameters in all replies that count.
     full_model_parameters : int
         Backbone and adapters together.
     bytes_per_number : int
         Of the wire dtype.
+    peak_train : Mapping[str, int]
+        Predicted bytes that training takes at most, of each tier.
     fine_tuned : float, optional
         Accuracy of the last exit after fine-tuning on the server.
 
@@ -53,7 +59,6 @@ def summarise(
         mean of the worst tenth of the clients (one at least).
     """
     trained = [row for row in clients if row["phase"] == "train"]
-    used = [row for row in trained if not row["refused"]]
     evaluated = [row for row in metrics if any(k.startswith(EXIT_ACCURACY) for k in row)]
     central = evaluated[-1] if evaluated else {}
     return {
@@ -72,13 +77,14 @@ def summarise(
         "bytes": {
             "up": sum(row["bytes-up"] for row in trained),
             "down": sum(row["bytes-down"] for row in trained),
-            "minimum-up": sum(trainable[row["tier"]] for row in used) * bytes_per_number,
+            "minimum-up": sent * bytes_per_number,
             "full-model": 2 * 4 * full_model_parameters * len(trained),
             "evaluate-up": sum(row.get("evaluate-bytes-up", 0) for row in metrics),
             "evaluate-down": sum(row.get("evaluate-bytes-down", 0) for row in metrics),
         },
         "seconds": round(sum(sum(row.get("seconds", {}).values()) for row in metrics), 2),
         "trainable-parameters": dict(trainable),
+        "peak-train-bytes": dict(peak_train),
         **_downstream(settings, central, fine_tuned),
         **_personalisation(settings, clients, list(trainable)),
         **_held_out(clients),

@@ -64,6 +64,11 @@ class Settings(RunSettings, ServerSettings, TrainingSettings, DataSettings, Mode
             raise SettingsError(
                 "server-learning-rate: server-optimizer=dyn has none; leave it at 0."
             )
+        if self.stored_views and self.augment == "none" and self.objective == "supervised":
+            raise SettingsError(
+                "stored-views: without random changes all views of an image are the same; set "
+                "augment, or leave it at 0."
+            )
         if self.rank_aggregation == "product":
             self._check_product()
         if self.objective != "supervised":

@@ -36,8 +36,12 @@ class TrainingSettings:
         "views of each image.",
         choices=("supervised", "simclr"),
     )
-    simclr_temperature: float = setting(
-        0.5, "Temperature of SimCLR's loss.", above=0, maximum=1000
+    simclr_temperature: float = setting(0.5, "Temperature of SimCLR's loss.", above=0, maximum=1000)
+    view_crop: float = setting(
+        0.2,
+        "With `simclr`: smallest share of an image's area that a view shows; 0.08 as published.",
+        above=0,
+        maximum=1,
     )
     view_jitter: float = setting(
         0.5,

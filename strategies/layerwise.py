@@ -113,7 +113,10 @@ class LayerwiseSchedule(DepthPlanner):
         depth, (first, last) = self._depth(tier, own), self.phases[own]
         skipped = self._draw(own, depth, server_round, client)
         lowest = 1 if self.order == PROGRESSIVE else first
-        trained, frozen, scored, lasting = [], [], [], []
+        trained: list[str] = []
+        frozen: list[str] = []
+        scored: list[str] = []
+        lasting: list[str] = []
         for unit in self.units:
             block = _number(unit)
             if not block or lowest <= block <= (depth if _is_head(unit) else last):
