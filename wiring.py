@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from data import BatchTransform, Source, load_source
+from data import BatchTransform, Source, ViewTransform, load_source
 from models import (
     HEAD,
     METHODS,
@@ -44,7 +44,12 @@ def get_backbone(settings: Settings) -> Backbone:
     name = settings.backbone
     if name.strip() and (folder := read_path("backbone", name)).is_dir():
         name = str(folder.resolve())
-    return load_backbone(name, settings.image_size)
+    return load_backbone(name, settings.image_size, backbone_seed(settings))
+
+
+def backbone_seed(settings: Settings) -> int | None:
+    """Return the seed that the backbone's weights are drawn from; None for pretrained ones."""
+    return settings.seed if settings.backbone_start == "random" else None
 
 
 def get_source(settings: Settings, data_dir: str) -> Source:
@@ -139,7 +144,7 @@ def make_model(settings: Settings, num_classes: int, cut: Cut | None = None) -> 
     """Build a model with the initial adapters of the settings' seed: the bank's, or a tier's."""
     backbone = get_backbone(settings)
     model = build_model(
-        settings.method,
+        settings.model,
         backbone,
         parse_exits(settings.exits, backbone.depth),
         num_classes,
@@ -209,8 +214,18 @@ def get_normalisation(
 
 @lru_cache(maxsize=8)
 def get_transform(settings: Settings, source: Source, *, training: bool) -> BatchTransform:
-    """Return the transform of images to the backbone's input."""
+    """Return the transform of images to the backbone's input; without labels, to two views."""
     mean, std = get_normalisation(settings, source)
+    if training and settings.objective == "simclr":
+        return ViewTransform(
+            get_backbone(settings).image_size,
+            mean,
+            std,
+            smallest=settings.view_crop,
+            jitter=settings.view_jitter,
+            flip=source.flip,
+            device=get_device(settings),
+        )
     return BatchTransform(
         get_backbone(settings).image_size,
         mean,
@@ -236,6 +251,7 @@ def describe_adapters(
         "backbone": settings.backbone,
         "fingerprint": get_backbone(settings).fingerprint,
         "image-size": get_backbone(settings).image_size,
+        "backbone-seed": backbone_seed(settings),
         "exits": ",".join(map(str, exits)) + ",",
         "adapter": asdict(model.adapter),
         "options": {**settings.method_options(), **model.own_options},

@@ -62,6 +62,7 @@ def train(call: Call) -> RecordDict:
         epochs=settings.local_epochs,
         term=term,
         skipped=call.skipped,
+        lasting=call.lasting,
     )
     if term is not None:
         memory.save(call.server_round, term.moved())

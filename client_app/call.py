@@ -68,6 +68,11 @@ class Call:
         """Blocks that a training leaves out."""
         return list(self.config.get(SKIPPED, []))
 
+    @property
+    def lasting(self) -> bool:
+        """Whether what is frozen will not change any more."""
+        return self._named(FROZEN).keys() <= self._named(LASTING).keys()
+
     @cached_property
     def store(self) -> ClientStore:
         """What the client has kept from earlier messages of this run."""
@@ -105,6 +110,7 @@ class Call:
         if lasting := self._named(LASTING):
             vectors |= keep_lasting(self.store, lasting, vectors)
         trainer.model.load_adapters(layout.split(vectors))
+        trainer.model.missing = frozenset(layout.units) - vectors.keys() - set(self.kept)
         if trainer.kept:
             # A training goes on from before its round; all else sees the round's own result.
             is_training = self.message.metadata.message_type == MessageType.TRAIN

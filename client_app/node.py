@@ -7,13 +7,16 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from flwr.app import Context
+from flwr.app import ConfigRecord, Context
 
+from client_app.tier_choice import AUTO, choose_tier
 from data import (
     BatchTransform,
     ImageSet,
     Part,
     Source,
+    StoredViews,
+    Transform,
     partition,
     partition_test,
     split_client,
@@ -36,7 +39,8 @@ class LocalNode:
         The client's two parts.
     source : Source
         The data it comes from.
-    train_transform, test_transform : BatchTransform
+    train_transform : Transform
+    test_transform : BatchTransform
     personal_dir : str
         Where personalised adapters are saved; empty for nowhere.
     state_dir : str
@@ -48,7 +52,7 @@ class LocalNode:
     train: Part
     test: Part
     source: Source
-    train_transform: BatchTransform
+    train_transform: Transform
     test_transform: BatchTransform
     personal_dir: str
     state_dir: str
@@ -63,7 +67,7 @@ def local_node(context: Context, settings: Settings) -> LocalNode:
     """Find out who this node is.
 
     A simulated node has a ``partition-id``; a real one has a ``data-dir`` of its own in its
-    ``--node-config``, and may name its ``client-key`` and ``tier``.
+    ``--node-config``, and may name its ``client-key`` and ``tier`` (``auto``: see `choose_tier`).
 
     Raises
     ------
@@ -171,13 +175,16 @@ def _node(
     personal_dir, state_dir = folders
     if state_dir:
         state_dir = str(read_path("state-dir", state_dir))
+    transform = get_transform(settings, source, training=True)
     return LocalNode(
         key,
         tier,
         train,
         test,
         source,
-        get_transform(settings, source, training=True),
+        StoredViews(transform, settings.stored_views, settings.seed)
+        if settings.stored_views
+        else transform,
         get_transform(settings, source, training=False),
         personal_dir,
         state_dir,
@@ -223,6 +230,8 @@ def _cached_partitions(
 def _tier(context: Context, settings: Settings) -> str:
     """Return the tier the node was started with, or the one the settings draw for it."""
     config, tiers = context.node_config, get_tiers(settings)
+    if config.get("tier") == AUTO:
+        return _chosen_tier(context, settings)
     if "tier" in config:
         return str(config["tier"])
     if "partition-id" in config:
@@ -233,6 +242,17 @@ def _tier(context: Context, settings: Settings) -> str:
         'this node has no tier: add tier="..." to its --node-config, one of '
         f"{', '.join(tier.name for tier in tiers)}."
     )
+
+
+def _chosen_tier(context: Context, settings: Settings) -> str:
+    """Return the tier that fits this node; it stays the same for the run, in Flower's state."""
+    kept = context.state.config_records
+    if AUTO not in kept:
+        source = get_source(settings, str(context.node_config.get("data-dir", settings.data_dir)))
+        budget = context.node_config.get("memory-budget")
+        tier = choose_tier(settings, len(source.train.classes), budget)
+        kept[AUTO] = ConfigRecord({"tier": tier})
+    return str(kept[AUTO]["tier"])
 
 
 @lru_cache(maxsize=4)

@@ -1,107 +1,18 @@
-"""Logits of a part's images, batch by batch, with the features that no training changes kept."""
+"""Logits of a part's images, batch by batch, with what no training changes kept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
-from logging import WARNING
-from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import torch
-from flwr.common import log
 from torch import Tensor
 
-from data import BatchTransform, ImageSet, Part
+from client_app.feature_cache import EVALUATION_BATCH, FeatureBudget, FeatureCache
+from client_app.token_cache import TokenCache, Tokens, read_pixels
+from data import BatchTransform, Part, Transform
 from models import AdapterModel, ExitScores, FixedFeaturesModel, score_exits
-
-EVALUATION_BATCH = 256
-
-
-class FeatureBudget:
-    """The memory that several caches share; what a cache lets go of is free again.
-
-    Parameters
-    ----------
-    limit : int
-        Bytes of all caches together.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._caches: WeakSet[FeatureCache] = WeakSet()
-
-    @property
-    def free(self) -> int:
-        """Bytes that no cache holds."""
-        return self.limit - sum(cache.size for cache in self._caches)
-
-    def share(self, cache: FeatureCache) -> None:
-        """Count a cache from now on, for as long as it is there."""
-        self._caches.add(cache)
-
-
-class FeatureCache:
-    """Features ``(N, E, D)`` of the images of each set, computed once per process and image.
-
-    Images are looked up by their place in the set, so it does not matter which client comes to
-    which process. Rows are filled when they are first asked for.
-
-    Parameters
-    ----------
-    model : FixedFeaturesModel
-    budget : FeatureBudget
-        A set whose features would go beyond is computed anew every time, and a warning tells so.
-    """
-
-    def __init__(self, model: FixedFeaturesModel, budget: FeatureBudget) -> None:
-        self.model = model
-        self.budget = budget
-        # By set: the features, and how many exits of each image are filled.
-        self._kept: WeakKeyDictionary[ImageSet, tuple[Tensor, np.ndarray]] = WeakKeyDictionary()
-        self._refused: WeakSet[ImageSet] = WeakSet()
-        budget.share(self)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the features of all sets that are still there."""
-        return sum(features.nbytes for features, _ in self._kept.values())
-
-    def get(self, part: Part, transform: BatchTransform, depth: int | None) -> Tensor | None:
-        """Return the part's features ``(n, exits, D)``; None where they cannot be kept."""
-        if not transform.deterministic or not self._reserve(part.images):
-            return None
-        features, filled = self._kept[part.images]
-        count = len(self.model.reach(depth))
-        # Sorted: the same batches, and so the same bits, whatever the client's order is today.
-        missing = np.sort(part.positions[filled[part.positions] < count])
-        for start in range(0, len(missing), EVALUATION_BATCH):
-            chosen = missing[start : start + EVALUATION_BATCH]
-            pixels = transform(part.images.images[chosen])
-            features[chosen, :count] = self.model.features(pixels, depth).to(features.dtype)
-            filled[chosen] = count
-        return features[part.positions, :count]
-
-    def _reserve(self, images: ImageSet) -> bool:
-        """Make room for a set at its first use; tell whether there is any."""
-        if images in self._kept or images in self._refused:
-            return images in self._kept
-        shape = (len(images), len(self.model.exits), self.model.backbone.width)
-        size = 4 * int(np.prod(shape))
-        if size > self.budget.free:
-            self._refused.add(images)
-            log(
-                WARNING,
-                "Features of %d images take %.0f MB, more than is left of cache-megabytes; they "
-                "are computed in every epoch.",
-                len(images),
-                size / 1e6,
-            )
-            return False
-        # Pages of an empty tensor take memory only when they are filled.
-        features = torch.empty(shape, device=self.model.device)
-        self._kept[images] = features, np.zeros(len(images), dtype=np.int64)
-        return True
 
 
 class Predictor:
@@ -112,47 +23,92 @@ class Predictor:
     model : AdapterModel
         On the device it is to run on.
     budget : FeatureBudget, optional
-        Memory for features; without one none are kept.
+        Room for what is kept; without one nothing is.
     half : bool
         Whether matrix products run in bfloat16 (autocast); logits are fp32 in any case.
+    kept_dtype : torch.dtype
+        In which tokens are kept.
+    on_disk : bool
+        Whether tokens are kept in files.
+
+    Attributes
+    ----------
+    cache : FeatureCache | None
+        Of a model whose heads read what training leaves alone.
+    tokens : TokenCache | None
+        Of any other.
     """
 
     def __init__(
-        self, model: AdapterModel, *, budget: FeatureBudget | None = None, half: bool = False
+        self,
+        model: AdapterModel,
+        *,
+        budget: FeatureBudget | None = None,
+        half: bool = False,
+        kept_dtype: torch.dtype = torch.float32,
+        on_disk: bool = False,
     ) -> None:
         self.model = model
         self.half = half
         self.cache: FeatureCache | None = None
+        self.tokens: TokenCache | None = None
         if budget and isinstance(model, FixedFeaturesModel) and model.has_fixed_features:
             self.cache = FeatureCache(model, budget)
+        elif budget:
+            self.tokens = TokenCache(model, budget, dtype=kept_dtype, on_disk=on_disk)
 
     def batches(
         self,
         part: Part,
-        transform: BatchTransform,
+        transform: Transform,
         depth: int | None,
         batch_size: int,
         order: np.ndarray | None = None,
+        *,
+        views: np.ndarray | None = None,
+        tokens: Tokens | None = None,
     ) -> Iterator[tuple[dict[int, Tensor], Tensor]]:
-        """Yield logits ``(B, C)`` by exit and labels ``(B,)``, in `order` of the part's places."""
+        """Yield logits ``(B, C)`` by exit and labels ``(B,)``, batch by batch.
+
+        Parameters
+        ----------
+        order : np.ndarray, optional
+            Places in the part; by default each once, from the first.
+        views : np.ndarray, optional
+            Which view of each image of `order`, where a transform has several.
+        tokens : Tokens, optional
+            Of the part, where what is trained begins above the first block.
+        """
         order = np.arange(len(part)) if order is None else order
+        views = np.zeros(len(order), dtype=np.int64) if views is None else views
         features = None
-        if self.cache is not None:
+        if self.cache is not None and isinstance(transform, BatchTransform):
             with self._autocast():
                 features = self.cache.get(part, transform, depth)
         labels = torch.from_numpy(part.labels).to(self.model.device)
         for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
+            chosen, viewed = (array[start : start + batch_size] for array in (order, views))
             with self._autocast():
                 if self.cache is not None and features is not None:
                     logits = self.cache.model.predict_from(features[chosen], depth)
+                elif tokens is not None:
+                    state, logits = tokens.get(chosen, viewed)
+                    logits |= self.model.exits_from(state, tokens.block, depth)
                 else:
-                    pixels = transform(part.images.images[part.positions[chosen]])
-                    logits = self.model(pixels, depth)
+                    logits = self.model(read_pixels(part, chosen, transform, viewed), depth)
             yield {block: y.float() for block, y in logits.items()}, labels[chosen]
 
+    def open_tokens(
+        self, part: Part, transform: Transform, units: Collection[str]
+    ) -> Tokens | None:
+        """Return the kept tokens of a part for a training of some units; see `TokenCache.open`."""
+        if self.tokens is None:
+            return None
+        with self._autocast():
+            return self.tokens.open(part, transform, units)
+
     @torch.no_grad()
-    def score(self, part: Part, transform: BatchTransform, depth: int | None = None) -> ExitScores:
+    def score(self, part: Part, transform: Transform, depth: int | None = None) -> ExitScores:
         """Score every exit within `depth` on a part."""
         self.model.eval()
         return score_exits(self.batches(part, transform, depth, EVALUATION_BATCH))

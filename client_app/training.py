@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from client_app.dyn import DynTerm
-from client_app.predictor import FeatureBudget, Predictor
-from data import BatchTransform, Part, epoch_order
+from client_app.feature_cache import FeatureBudget
+from client_app.predictor import Predictor
+from data import Part, StoredViews, Transform, epoch_order
 from models import AdapterModel
 from settings import Settings
-from wiring import Cut, get_cut, kept_prefixes, make_model, uses_bfloat16
-
-KEPT_OPTIMIZERS = 8
+from wiring import Cut, get_cut, get_tiers, kept_prefixes, make_model, uses_bfloat16
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,9 @@ class TrainingResult:
     Attributes
     ----------
     metrics : dict[str, float]
-        ``num-examples``, ``train-loss``, loss and accuracy of each exit (means over the last
-        epoch), ``seconds`` and ``peak-bytes`` (the largest memory so far: of the process, or on a
-        GPU of torch's tensors).
+        ``num-examples``, ``train-loss``, what the model scores, such as loss and accuracy of each
+        exit (means over the last epoch), ``seconds`` and ``peak-bytes`` (the largest memory so far:
+        of the process, or on a GPU of torch's tensors).
     unchanged : list[str]
         Trained units that are bit for bit what they were: a sign that something is wrong.
     """
@@ -115,8 +114,8 @@ class Trainer:
         # What a client that has not trained yet has of the units that clients keep.
         units = [unit for unit in model.units if unit.startswith(kept_prefixes(settings))]
         self.kept = model.adapter_arrays(units) if units else {}
-        # By trained keys; a method that trains other units in each phase would pile them up.
-        self._optimizer = lru_cache(maxsize=KEPT_OPTIMIZERS)(self._make_optimizer)
+        # By trained keys, which differ by tier; those of a phase that is over are let go.
+        self._optimizer = lru_cache(maxsize=len(get_tiers(settings)))(self._make_optimizer)
 
     def _make_optimizer(self, keys: tuple[str, ...]) -> torch.optim.Optimizer:
         parameters = self.model.adapter_parameters()
@@ -127,7 +126,7 @@ class Trainer:
         units: list[str],
         depth: int,
         part: Part,
-        transform: BatchTransform,
+        transform: Transform,
         *,
         server_round: int,
         client_key: str,
@@ -136,6 +135,7 @@ class Trainer:
         after_epoch: Callable[[], None] | None = None,
         term: DynTerm | None = None,
         skipped: Collection[int] = (),
+        lasting: bool = False,
     ) -> TrainingResult:
         """Train the units on a part of the data, at the round's learning rate or another.
 
@@ -143,7 +143,8 @@ class Trainer:
         them, and blocks above the last exit within `depth` do not run. `after_epoch` looks at the
         model as it is after each epoch; it must neither train it nor draw random numbers. `term`
         is a part of the loss, but not of the losses that are reported. Blocks in `skipped` do not
-        run.
+        run. `lasting` says whether what is frozen stays as it is in later rounds, so that what
+        enters the lowest trained block is worth keeping for them.
         """
         start = time.perf_counter()
         self.model.train()
@@ -158,14 +159,26 @@ class Trainer:
         generator = np.random.default_rng(seed)
         scores: dict[str, Tensor] = {}
         seen = 0
+        tokens = None
+        if lasting or epochs > 1:
+            tokens = self.predictor.open_tokens(part, transform, units)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for _ in range(epochs):
                 scores.clear()
                 seen = 0
                 order = epoch_order(part.labels, self.settings.sampling, generator)
+                views = None
+                if isinstance(transform, StoredViews):
+                    views = generator.integers(transform.count, size=len(order))
                 for logits, labels in self.predictor.batches(
-                    part, transform, depth, self.settings.batch_size, order
+                    part,
+                    transform,
+                    depth,
+                    self.settings.batch_size,
+                    order,
+                    views=views,
+                    tokens=tokens,
                 ):
                     optimizer.zero_grad()
                     loss = self.model.loss(logits, labels)
@@ -177,12 +190,16 @@ class Trainer:
                     if self.settings.clip_norm:
                         nn.utils.clip_grad_norm_(list(trained.values()), self.settings.clip_norm)
                     optimizer.step()
-                    _add_scores(scores, loss, logits, labels)
+                    with torch.no_grad():
+                        found = self.model.scores(logits, labels)
+                        _add_scores(scores, {"loss": loss * len(labels), **found})
                     seen += len(labels)
                 if after_epoch is not None:
                     after_epoch()
                     self.model.train()
         optimizer.zero_grad()
+        if tokens is not None and not lasting:
+            tokens.release()
         changed = {k.split(".")[0] for k, old in before.items() if not torch.equal(old, trained[k])}
         metrics = {key: float(total) / seen for key, total in scores.items()}
         metrics |= {
@@ -196,7 +213,13 @@ class Trainer:
 def make_predictor(model: AdapterModel, settings: Settings) -> Predictor:
     """Return the predictor of a model, as the settings want it."""
     budget = _budget(settings.cache_megabytes) if settings.cache_megabytes else None
-    return Predictor(model, budget=budget, half=uses_bfloat16(settings))
+    return Predictor(
+        model,
+        budget=budget,
+        half=uses_bfloat16(settings),
+        kept_dtype=torch.float16 if settings.cache_dtype == "fp16" else torch.float32,
+        on_disk=settings.cache_place == "disk",
+    )
 
 
 @lru_cache(maxsize=1)
@@ -220,20 +243,13 @@ def _trainers(settings: Settings, num_classes: int) -> dict[Cut, Trainer]:
     return {}
 
 
-@torch.no_grad()
-def _add_scores(
-    sums: dict[str, Tensor], loss: Tensor, logits: dict[int, Tensor], labels: Tensor
-) -> None:
-    """Add a batch's loss and each exit's loss and correct predictions to running sums.
+def _add_scores(sums: dict[str, Tensor], scores: dict[str, Tensor]) -> None:
+    """Add a batch's figures to running sums, as ``train-...``.
 
     They stay tensors: on a GPU, reading a number would wait for the step to end.
     """
-    scores = {"train-loss": loss.detach() * len(labels)}
-    for block, y in logits.items():
-        total = nn.functional.cross_entropy(y, labels, reduction="sum")
-        scores[f"train-loss-exit-{block}"] = total
-        scores[f"train-accuracy-exit-{block}"] = (y.argmax(1) == labels).sum()
-    for key, value in scores.items():
+    for name, value in scores.items():
+        key = f"train-{name}"
         sums[key] = sums[key] + value.double() if key in sums else value.double()
 
 

@@ -5,7 +5,9 @@ from .partitions import PARTITIONS, partition, partition_test
 from .sampling import SAMPLINGS, epoch_order
 from .sources import SourceLoader, load_source, register_source, source_names
 from .split import split_client
+from .stored_views import StoredViews, Transform
 from .transforms import AUGMENTATIONS, BatchTransform
+from .views import ViewTransform
 
 __all__ = [
     "AUGMENTATIONS",
@@ -17,6 +19,9 @@ __all__ = [
     "Part",
     "Source",
     "SourceLoader",
+    "StoredViews",
+    "Transform",
+    "ViewTransform",
     "epoch_order",
     "load_source",
     "partition",

@@ -4,18 +4,24 @@ from .accumulator import AccumulatorModel
 from .adapters import ADAPTERS, RANKED, AdapterSpec, parse_targets
 from .anytime import AnytimeClassifier, Prediction
 from .backbone import BUILTIN, Backbone, Block, ModelError, load_backbone
-from .base import SHARED, AdapterModel, ExitHead, FixedFeaturesModel, State, block_unit
-from .cost import ExitCost, anytime_profile
+from .base import SHARED, AdapterModel, ExitHead, State, block_unit
+from .cost import ExitCost, anytime_profile, training_flops
 from .depthfl import DepthflModel
 from .evaluation import ExitScores, score_exits
 from .exits import ExitsModel
 from .exported import load_exported, write_exported
+from .fixed_features import FixedFeaturesModel
 from .hyper_attention import HEAD, PERSONAL, HyperAttentionModel
 from .hypernetwork import Hypernetwork, HypernetworkTrainer
 from .inclusivefl import InclusiveflModel
+from .layerwise import LayerwiseModel
+from .linear import fit_head
+from .memory import StepMemory, count_step, measure_step
+from .memory_formula import MemoryEstimate, evaluation_bytes, predict_step
 from .reefl import ReeflModel
 from .registry import METHODS, build_model, parse_exits
 from .scalefl import ScaleflModel
+from .simclr import PROJECTION, SimclrModel
 
 __all__ = [
     "ADAPTERS",
@@ -23,6 +29,7 @@ __all__ = [
     "HEAD",
     "METHODS",
     "PERSONAL",
+    "PROJECTION",
     "RANKED",
     "SHARED",
     "AccumulatorModel",
@@ -41,18 +48,28 @@ __all__ = [
     "Hypernetwork",
     "HypernetworkTrainer",
     "InclusiveflModel",
+    "LayerwiseModel",
+    "MemoryEstimate",
     "ModelError",
     "Prediction",
     "ReeflModel",
     "ScaleflModel",
+    "SimclrModel",
     "State",
+    "StepMemory",
     "anytime_profile",
     "block_unit",
     "build_model",
+    "count_step",
+    "evaluation_bytes",
+    "fit_head",
     "load_backbone",
     "load_exported",
+    "measure_step",
     "parse_exits",
     "parse_targets",
+    "predict_step",
     "score_exits",
+    "training_flops",
     "write_exported",
 ]

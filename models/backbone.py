@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .initialisation import draw_weights
+
 BUILTIN = "builtin"
 WEIGHTS = "model.safetensors"
 SAMPLED = 61  # a fingerprint takes every so many-th number of a weight
@@ -133,7 +135,7 @@ class Backbone(nn.Module):
 
 
 @lru_cache(maxsize=2)
-def load_backbone(name: str, image_size: int = 0) -> Backbone:
+def load_backbone(name: str, image_size: int = 0, seed: int | None = None) -> Backbone:
     """Load a pretrained ViT or DeiT once per process; the same arguments give the same object.
 
     Parameters
@@ -143,6 +145,8 @@ def load_backbone(name: str, image_size: int = 0) -> Backbone:
     image_size : int (default: 0)
         Side of the input in pixels. The position table is interpolated (bicubic) when it differs
         from the pretrained size; 0 keeps that size.
+    seed : int, optional
+        With it, weights are not read but drawn: only the shape is that of the files.
 
     Raises
     ------
@@ -150,7 +154,7 @@ def load_backbone(name: str, image_size: int = 0) -> Backbone:
         When the files cannot be had, are of another architecture, or do not fit `image_size`.
     """
     source = str(_builtin_folder()) if name == BUILTIN else name
-    model = _from_pretrained(source, name)
+    model = _from_pretrained(source, name, seed)
     model.set_attn_implementation("sdpa")
     mean, std = _normalisation(source)
     fingerprint = _fingerprint(model)
@@ -178,7 +182,7 @@ def _fingerprint(model: nn.Module) -> int:
     return value
 
 
-def _from_pretrained(source: str, name: str) -> Any:
+def _from_pretrained(source: str, name: str, seed: int | None) -> Any:
     """Load `source` through transformers; every failure becomes one sentence."""
     # Slow to import, so only where it is needed.
     from transformers import AutoConfig, AutoModel
@@ -205,6 +209,10 @@ def _from_pretrained(source: str, name: str) -> Any:
             raise ModelError(
                 f"backbone: {name} is of type '{config.model_type}'; give a ViT or a DeiT."
             )
+        if seed is not None:
+            fresh = AutoModel.from_config(config, dtype=torch.float32, add_pooling_layer=False)
+            draw_weights(fresh, seed)
+            return fresh
         if folder.is_dir() and not any(folder.glob("*.safetensors")):
             raise ModelError(
                 f"backbone: {folder} holds no weights as .safetensors; a pickle (.bin, .pt) is "

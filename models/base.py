@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -61,11 +62,15 @@ class AdapterModel(nn.Module, ABC):
         What `tier_options` gave for a model that is a tier's own.
     skipped : frozenset[int]
         Blocks that do not run while the model is in training mode, nor do the exits after them.
+    missing : frozenset[str]
+        Units that a device does not have. A block whose unit is missing runs as the backbone has
+        it.
     """
 
     row_keys: tuple[str, ...] = ()
     own_options: Mapping[str, Any] = {}
     skipped: frozenset[int] = frozenset()
+    missing: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -148,7 +153,8 @@ class AdapterModel(nn.Module, ABC):
 
     def begin(self, images: Tensor) -> State:
         """Embed images ``(B, 3, S, S)``: the state before the first block."""
-        return (self._embed[0](images),)
+        embed = self.backbone.embed if EMBED in self.missing else self._embed[0]
+        return (embed(images),)
 
     @property
     def device(self) -> torch.device:
@@ -178,13 +184,42 @@ class AdapterModel(nn.Module, ABC):
 
     def exits_of(self, images: Tensor, depth: int | None = None) -> Iterator[tuple[int, Tensor]]:
         """Yield each exit and its logits as soon as its block has run; stop whenever enough."""
-        state = self.begin(images)
-        for block in range(1, self.reach(depth)[-1] + 1):
-            if self.training and block in self.skipped:
+        return self.exits_from(self.begin(images), 1, depth)
+
+    def exits_from(
+        self, state: State, block: int, depth: int | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Go on as `exits_of` from the state before a block."""
+        for number in range(block, self.reach(depth)[-1] + 1):
+            if self.training and number in self.skipped:
                 continue
-            state, logits = self.advance(state, block)
+            state, logits = self.advance(state, number)
             if logits is not None:
-                yield block, logits
+                yield number, logits
+
+    def lead(self, state: State, first: int, block: int) -> tuple[State, dict[int, Tensor]]:
+        """Go from the state before block `first` to that before `block`.
+
+        Returns
+        -------
+        tuple[State, dict[int, Tensor]]
+            The state, and the logits of the exits on the way.
+        """
+        found = {}
+        for number in range(first, block):
+            state, logits = self.advance(state, number)
+            if logits is not None:
+                found[number] = logits
+        return state, found
+
+    def lowest_block(self, units: Collection[str]) -> int:
+        """Return the first block at which some units act; 1 also for what acts before it."""
+        return max(1, min((self.block_of(unit) for unit in units), default=1))
+
+    def block_of(self, unit: str) -> int:
+        """Return the block (from 1) before which a unit does not act; 0 where there is none."""
+        found = re.search(r"\d+$", unit)
+        return int(found.group()) if found else 0
 
     def reach(self, depth: int | None = None) -> tuple[int, ...]:
         """Return the exits within `depth` blocks (all without one)."""
@@ -207,8 +242,21 @@ class AdapterModel(nn.Module, ABC):
         """Sum the mean cross-entropy of every exit; labels ``(B,)``; a scalar."""
         return torch.stack([functional.cross_entropy(y, labels) for y in logits.values()]).sum()
 
+    def scores(self, logits: Mapping[int, Tensor], labels: Tensor) -> dict[str, Tensor]:
+        """Return figures of a batch of training, summed over its images: loss and hits by exit."""
+        found = {}
+        for block, y in logits.items():
+            total = functional.cross_entropy(y, labels, reduction="sum")
+            found[f"loss-exit-{block}"] = total
+            found[f"accuracy-exit-{block}"] = (y.argmax(1) == labels).sum()
+        return found
+
     def block(self, number: int) -> Block:
         """Return a block with its adapter, counted from 1."""
+        if block_unit(number) in self.missing:
+            frozen = self.backbone.blocks[number - 1]
+            assert isinstance(frozen, Block)
+            return frozen
         return self._blocks[number - 1]
 
     def part(self, unit: str, name: str) -> Any:
@@ -218,6 +266,11 @@ class AdapterModel(nn.Module, ABC):
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """Return every trained tensor by key, unit by unit: what can travel."""
         return dict(self._adapters)
+
+    def parameters_below(self, block: int) -> dict[str, nn.Parameter]:
+        """Return by key the trained tensors that can act before a block."""
+        below = {unit for unit in self.units if self.block_of(unit) < block}
+        return {key: p for key, p in self._adapters.items() if key.split(".")[0] in below}
 
     def adapter_arrays(self, units: Collection[str] | None = None) -> dict[str, np.ndarray]:
         """Copy the trained tensors of some units (without any: of all) out, by key."""
@@ -233,7 +286,7 @@ class AdapterModel(nn.Module, ABC):
         A model built anew with these exits takes these tensors.
         """
         exits = self.reach(depth)
-        above = {block_unit(block) for block in range(exits[-1] + 1, self.exits[-1] + 1)}
+        above = {unit for unit in self.units if self.block_of(unit) > exits[-1]}
         return exits, self.adapter_arrays(self.units.keys() - above)
 
     def load_adapters(self, tensors: Mapping[str, np.ndarray]) -> None:
@@ -262,20 +315,3 @@ class AdapterModel(nn.Module, ABC):
         """Let only these units have gradients."""
         for key, parameter in self._adapters.items():
             parameter.requires_grad_(key.split(".")[0] in units)
-
-
-class FixedFeaturesModel(AdapterModel):
-    """A model whose heads may read what training leaves alone; it can be kept for each image."""
-
-    @property
-    @abstractmethod
-    def has_fixed_features(self) -> bool:
-        """Whether, as this model was built, nothing trained acts before the heads."""
-
-    @abstractmethod
-    def features(self, images: Tensor, depth: int | None = None) -> Tensor:
-        """Return what the heads within `depth` read, ``(B, exits, D)``, without gradients."""
-
-    @abstractmethod
-    def predict_from(self, features: Tensor, depth: int | None = None) -> dict[int, Tensor]:
-        """Return from the `features` of a depth what `forward` returns for it."""

@@ -1,9 +1,10 @@
-"""What an answer costs at each exit: operations counted, milliseconds measured."""
+"""What an answer costs at each exit and what training costs: operations counted, time measured."""
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .backbone import ModelError
 from .base import AdapterModel
+from .memory import step_on_shapes
 
 WARM_UP = 1
 REPEATS = 5
@@ -80,6 +82,47 @@ def anytime_profile(model: AdapterModel, batch_size: int = 1) -> dict[str, Any]:
             for e, cost in exit_costs(model, batch_size).items()
         },
     }
+
+
+def training_flops(
+    model: AdapterModel, units: Collection[str], depth: int | None = None, *, cached: bool = False
+) -> int:
+    """Count the operations of a training step per image: forward, and backward as far as it goes.
+
+    Nothing is computed. `units` are those that are trained; with `cached`, what enters the lowest
+    of their blocks is kept, and nothing runs below it.
+    """
+    shapes, step = step_on_shapes(model, units, 1, depth, cached=cached)
+    with shapes, FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        step()
+    return counter.get_total_flops()
+
+
+@dataclass(frozen=True)
+class RoundShares:
+    """What a client's round costs, as shares of training and exchanging every layer."""
+
+    communication: float
+    computation: float
+
+
+def round_shares(layers: int, present: int, trained: int = 1) -> RoundShares:
+    """Count a round of layer-wise training in layers, all alike; embeddings and heads left out.
+
+    Parameters
+    ----------
+    layers : int
+        L of the whole model.
+    present : int
+        Layers that the client fetches and runs.
+    trained : int
+        The uppermost of these, which it trains and sends; backward costs twice as much as forward.
+
+    References
+    ----------
+    P. Guo et al., "Federated Layer-wise Learning", arXiv 2309.05213, whose figures these are.
+    """
+    return RoundShares((present + trained) / (2 * layers), (present + 2 * trained) / (3 * layers))
 
 
 def check_batch_size(batch_size: int) -> None:

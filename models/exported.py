@@ -128,7 +128,11 @@ def load_exported(folder: str | Path, backbone: str | None = None) -> Exported:
     description = _read_description(folder)
     adapter = _read_adapter(description["adapter"], folder / DESCRIPTION)
     classes = tuple(description["classes"])
-    frozen = load_backbone(backbone or description["backbone"], description["image-size"])
+    frozen = load_backbone(
+        backbone or description["backbone"],
+        description["image-size"],
+        description.get("backbone-seed"),
+    )
     if description.get("fingerprint", frozen.fingerprint) != frozen.fingerprint:
         raise ModelError(
             f"adapters: those in {folder} were trained on a backbone with other weights than "
@@ -189,6 +193,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
     names = description["classes"]
     if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise ModelError(f"adapters: 'classes' in {file} are not names, each once; correct them.")
+    if type(description.get("backbone-seed", 0)) not in (int, type(None)):
+        raise ModelError(f"adapters: 'backbone-seed' in {file} is no number; export the run again.")
     if description["image-size"] < 1:
         raise ModelError(f"adapters: 'image-size' in {file} is below 1; export the run again.")
     return description

@@ -85,17 +85,24 @@ class InclusiveflModel(ExitsModel):
             logits = self.head(block)(self.backbone.read_out(after))
         return (tokens if own else after,), logits
 
-    def exits_of(self, images: Tensor, depth: int | None = None) -> Iterator[tuple[int, Tensor]]:
+    def exits_from(
+        self, state: State, block: int, depth: int | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
         """Yield every exit; with a depth, the only one of a device: the last within it."""
         if depth is None:
-            yield from super().exits_of(images)
+            yield from super().exits_from(state, block)
             return
         last = self.reach(depth)[-1]
-        (tokens,) = self.begin(images)
-        for block in range(1, last):
-            tokens = self.block(block)(tokens)
+        (tokens,), _ = self.lead(state, block, last)
         tokens = (self._own_version(last) or self.block(last))(tokens)
         yield last, self.head(last)(self.backbone.read_out(tokens))
+
+    def lead(self, state: State, first: int, block: int) -> tuple[State, dict[int, Tensor]]:
+        """Go on through the shared versions of blocks, on a device's way to its only exit."""
+        (tokens,) = state
+        for number in range(first, block):
+            tokens = self.block(number)(tokens)
+        return (tokens,), {}
 
     def predict_from(self, features: Tensor, depth: int | None = None) -> dict[int, Tensor]:
         """Apply the heads to kept class tokens; with a depth, that of the last within it."""

@@ -14,8 +14,10 @@ from .depthfl import DepthflModel
 from .exits import ExitsModel
 from .hyper_attention import HyperAttentionModel
 from .inclusivefl import InclusiveflModel
+from .layerwise import LayerwiseModel
 from .reefl import ReeflModel
 from .scalefl import ScaleflModel
+from .simclr import SimclrModel
 
 METHODS: dict[str, type[AdapterModel]] = {
     "accumulator": AccumulatorModel,
@@ -24,11 +26,14 @@ METHODS: dict[str, type[AdapterModel]] = {
     "exits": ExitsModel,
     "inclusivefl": InclusiveflModel,
     "hyper-attention": HyperAttentionModel,
+    "layerwise": LayerwiseModel,
     "local-attention": HyperAttentionModel,
     "reefl": ReeflModel,
     "shared-attention": HyperAttentionModel,
     "scalefl": ScaleflModel,
 }
+# Models that learn without labels, in the place of the method's own.
+OBJECTIVES: dict[str, type[AdapterModel]] = {"simclr": SimclrModel}
 
 
 def parse_exits(text: str, depth: int) -> tuple[int, ...]:
@@ -76,7 +81,7 @@ def build_model(
     Parameters
     ----------
     method : str
-        A name in `METHODS`.
+        A name in `METHODS`, or in `OBJECTIVES`.
     seed : int (default: 0)
         Seed of the initial adapters; the global generator is left as it was.
     adapter : AdapterSpec, optional
@@ -84,8 +89,9 @@ def build_model(
     options
         The method's own keyword arguments.
     """
-    if method not in METHODS:
+    models = METHODS | OBJECTIVES
+    if method not in models:
         raise ModelError(f"method: '{method}' is unknown; choose one of {', '.join(METHODS)}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return METHODS[method](backbone, exits, num_classes, adapter=adapter, **options)
+        return models[method](backbone, exits, num_classes, adapter=adapter, **options)

@@ -23,12 +23,14 @@ from client_app.training import make_predictor
 from data import DataError, Part, Source
 from models import AdapterModel, anytime_profile, write_exported
 from server_app.checkpoint import Checkpoints, read_checkpoint, resumable
+from server_app.downstream import Downstream
 from server_app.history import History, Row, privacy_cost, read_rows
 from server_app.progress import ProgressLine, print_summary
 from server_app.report import write_report
 from server_app.strategy import make_strategy
 from server_app.summary import summarise
 from server_app.tensorboard import TensorBoard
+from server_app.tier_costs import tier_costs
 from settings import Settings, SettingsError, read_path
 from strategies import BYTES_PER_NUMBER, AdapterFedAvg, Callback, plain_record
 from wiring import (
@@ -93,8 +95,14 @@ def run(
         strategy.completed_rounds = checkpoint.server_round
     initial = model.adapter_arrays()
     source = central_source(settings)
-    description = describe_adapters(settings, source, names, model.exits, model)
-    evaluate = central_evaluation(settings, model, source)
+    downstream = None
+    # What the run leaves; without labels, it is made of the bank and classifiers of the server.
+    final, final_settings, take = model, settings, model.load_adapters
+    if settings.objective != "supervised":
+        downstream = Downstream(settings, source, len(names))
+        final, final_settings, take = downstream.model, downstream.settings, downstream.take
+    description = describe_adapters(final_settings, source, names, final.exits, final)
+    evaluate = central_evaluation(final_settings, final, source, take)
     prepare_folder(output, settings, keep=output == resumed)
     run_id = checkpoint.run_id if checkpoint else uuid4().hex
     config: dict[str, Any] = {"backbone": model.backbone.fingerprint, "run": run_id}
@@ -115,13 +123,15 @@ def run(
                 evaluate_config=ConfigRecord({**config}),
                 evaluate_fn=evaluate,
             )
-        write_json(output / "anytime.json", anytime_profile(model))
+        tensors = {key: array.numpy() for key, array in result.arrays.items()}
+        take(tensors)
+        write_json(output / "anytime.json", anytime_profile(final))
         if simulated:
             write_json(output / "partition.json", partition_table(settings, names))
-        summary = write_summary(settings, strategy, model, output)
-        tensors = {key: array.numpy() for key, array in result.arrays.items()}
-        scores = {e: summary["accuracy"][str(e)] for e in model.exits if summary["accuracy"]}
-        write_exported(output / "adapters", tensors, description, scores)
+        tuned = downstream.fine_tune(tensors) if downstream else None
+        summary = write_summary(settings, strategy, model, output, tuned)
+        scores = {e: summary["accuracy"][str(e)] for e in final.exits if summary["accuracy"]}
+        write_exported(output / "adapters", final.adapter_arrays(), description, scores)
         if settings.report:
             write_report(output)
     print_summary(summary, output)
@@ -192,9 +202,15 @@ def central_source(settings: Settings) -> Source | None:
 
 
 def central_evaluation(
-    settings: Settings, model: AdapterModel, source: Source | None
+    settings: Settings,
+    model: AdapterModel,
+    source: Source | None,
+    take: Callable[[Mapping[str, np.ndarray]], None],
 ) -> Callable[[int, ArrayRecord], MetricRecord | None] | None:
-    """Return Flower's evaluate_fn on the central test set; None where there is no such set."""
+    """Return Flower's evaluate_fn on the central test set; None where there is no such set.
+
+    `take` puts the bank into the model.
+    """
     if source is None or source.test is None:
         return None
     test, transform = Part.whole(source.test), get_transform(settings, source, training=False)
@@ -203,7 +219,7 @@ def central_evaluation(
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if server_round % settings.evaluate_every and server_round != settings.rounds:
             return None
-        model.load_adapters({key: array.numpy() for key, array in arrays.items()})
+        take({key: array.numpy() for key, array in arrays.items()})
         scores = predictor.score(test, transform)
         return MetricRecord(
             {
@@ -233,23 +249,39 @@ def partition_table(settings: Settings, names: tuple[str, ...]) -> dict[str, Any
 
 
 def write_summary(
-    settings: Settings, strategy: AdapterFedAvg, model: AdapterModel, output: Path
+    settings: Settings,
+    strategy: AdapterFedAvg,
+    model: AdapterModel,
+    output: Path,
+    fine_tuned: float | None,
 ) -> Row:
     """Draw summary.json from the rows of the run."""
-    layout = get_layout(model)
-    assert strategy.planner is not None
-    plans = {tier.name: strategy.planner(tier.name, 1) for tier in get_tiers(settings)}
+    layout, planner = get_layout(model), strategy.planner
+    assert planner is not None
+
+    def trained(tier: str, server_round: int, client: str = "") -> int:
+        plan = planner(tier, server_round, client)
+        return sum((plan.layout or layout).size(unit) for unit in plan.trained if plan.drawn)
+
+    clients = read_rows(output / "clients.jsonl")
+    sent = [row for row in clients if row["phase"] == "train" and not row["refused"]]
+    rounds = {1, *(row["round"] for row in sent)}
     adapters = sum(layout.size(unit) for unit in layout.units)
     summary = summarise(
         settings,
         read_rows(output / "metrics.jsonl"),
-        read_rows(output / "clients.jsonl"),
+        clients,
         trainable={
-            name: sum((plan.layout or layout).size(unit) for unit in plan.trained if plan.drawn)
-            for name, plan in plans.items()
+            tier.name: max(trained(tier.name, number) for number in rounds)
+            for tier in get_tiers(settings)
         },
+        sent=sum(trained(row["tier"], row["round"], row["client"]) for row in sent),
         full_model_parameters=get_backbone(settings).num_parameters() + adapters,
         bytes_per_number=BYTES_PER_NUMBER[settings.wire_dtype],
+        peak_train={
+            name: cost.memory.total for name, cost in tier_costs(settings, model, planner).items()
+        },
+        fine_tuned=fine_tuned,
     )
     write_json(output / "summary.json", summary)
     return summary

@@ -75,6 +75,8 @@ def print_summary(summary: Row, output: Path, console: Console | None = None) ->
     for name, value in summary["accuracy"].items():
         label = "mean of the exits" if name == "mean" else f"exit after block {name}"
         table.add_row(f"central accuracy, {label}", f"{100 * value:.1f} %")
+    if "fine-tune" in (found := summary.get("downstream", {})):
+        table.add_row("central accuracy, fine-tuned", f"{100 * found['fine-tune']:.1f} %")
     for name, value in summary["client-accuracy"].items():
         table.add_row(f"client accuracy, {name}", f"{100 * value:.1f} %")
     if personal := summary.get("personalisation"):

@@ -21,6 +21,8 @@ from strategies import (
     InclusiveFL,
     InclusivePlanner,
     KeepingPlanner,
+    LayerwiseFedAvg,
+    LayerwiseSchedule,
     Planner,
     ServerAdam,
     ServerDyn,
@@ -37,6 +39,7 @@ RESERVED_TIERS = ("mean", "worst-decile")
 STRATEGIES: dict[str, Callable[..., AdapterFedAvg]] = {
     "hyper-attention": HyperAttention,
     "inclusivefl": InclusiveFL,
+    "layerwise": LayerwiseFedAvg,
 }
 PLANNERS: dict[str, Callable[[Sequence[Tier], Iterable[str], Sequence[int]], Planner]] = {
     "exclusivefl": ExclusivePlanner,
@@ -55,13 +58,17 @@ def make_strategy(settings: Settings, model: AdapterModel) -> AdapterFedAvg:
             raise SettingsError(
                 f"tiers: '{tier.name}' is a field of summary.json; give the tier another name."
             )
-    make_planner = PLANNERS.get(settings.method, DepthPlanner)
-    planner = make_planner(tiers, get_layout(model).units, model.exits)
+    planner = make_planner(settings, tiers, model)
+    options = method_options(settings, model)
+    if isinstance(planner, LayerwiseSchedule):
+        options["schedule"] = planner
     if layouts := get_layouts(settings, model):
         planner = CutPlanner(planner, layouts)
     if prefixes := kept_prefixes(settings):
         planner = KeepingPlanner(planner, prefixes)
     return STRATEGIES.get(settings.method, AdapterFedAvg)(
+        # What clients score is a classifier, and without labels there is none.
+        fraction_evaluate=1.0 if settings.objective == "supervised" else 0.0,
         min_train_nodes=1,
         min_evaluate_nodes=1,
         min_available_nodes=settings.clients_per_round,
@@ -84,7 +91,24 @@ def make_strategy(settings: Settings, model: AdapterModel) -> AdapterFedAvg:
         held_out_rounds=held_out_rounds(settings),
         wire_dtype=settings.wire_dtype,
         seed=settings.seed,
-        **method_options(settings, model),
+        **options,
+    )
+
+
+def make_planner(settings: Settings, tiers: Sequence[Tier], model: AdapterModel) -> Planner:
+    """Build the planner of the method."""
+    units = get_layout(model).units
+    if settings.method != "layerwise":
+        return PLANNERS.get(settings.method, DepthPlanner)(tiers, units, model.exits)
+    return LayerwiseSchedule(
+        tiers,
+        units,
+        model.exits,
+        rounds=settings.rounds,
+        order=settings.layer_order,
+        window=settings.window,
+        budget=settings.depth_budget,
+        seed=settings.seed,
     )
 
 

@@ -24,8 +24,11 @@ def summarise(
     clients: list[Row],
     *,
     trainable: Mapping[str, int],
+    sent: int,
     full_model_parameters: int,
     bytes_per_number: int,
+    peak_train: Mapping[str, int],
+    fine_tuned: float | None = None,
 ) -> Row:
     """Draw the summary of a run from its rows.
 
@@ -35,22 +38,27 @@ def summarise(
     metrics, clients : list[Row]
         The rows of metrics.jsonl and clients.jsonl.
     trainable : Mapping[str, int]
-        Trained parameters of each tier.
+        Trained parameters of each tier; the most of any round.
+    sent : int
+        Trained parameters in all replies that count.
     full_model_parameters : int
         Backbone and adapters together.
     bytes_per_number : int
         Of the wire dtype.
+    peak_train : Mapping[str, int]
+        Predicted bytes that training takes at most, of each tier.
+    fine_tuned : float, optional
+        Accuracy of the last exit after fine-tuning on the server.
 
     Returns
     -------
     Row
-        ``personalisation`` and ``privacy`` are there when the run had them.
+        ``personalisation``, ``privacy`` and ``downstream`` are there when the run had them.
         ``bytes`` are sums over all training messages of the run; ``full-model`` is what the same
         messages would have cost, both ways, with every weight in fp32. ``worst-decile`` is the
         mean of the worst tenth of the clients (one at least).
     """
     trained = [row for row in clients if row["phase"] == "train"]
-    used = [row for row in trained if not row["refused"]]
     evaluated = [row for row in metrics if any(k.startswith(EXIT_ACCURACY) for k in row)]
     central = evaluated[-1] if evaluated else {}
     return {
@@ -69,17 +77,28 @@ def summarise(
         "bytes": {
             "up": sum(row["bytes-up"] for row in trained),
             "down": sum(row["bytes-down"] for row in trained),
-            "minimum-up": sum(trainable[row["tier"]] for row in used) * bytes_per_number,
+            "minimum-up": sent * bytes_per_number,
             "full-model": 2 * 4 * full_model_parameters * len(trained),
             "evaluate-up": sum(row.get("evaluate-bytes-up", 0) for row in metrics),
             "evaluate-down": sum(row.get("evaluate-bytes-down", 0) for row in metrics),
         },
         "seconds": round(sum(sum(row.get("seconds", {}).values()) for row in metrics), 2),
         "trainable-parameters": dict(trainable),
+        "peak-train-bytes": dict(peak_train),
+        **_downstream(settings, central, fine_tuned),
         **_personalisation(settings, clients, list(trainable)),
         **_held_out(clients),
         **_privacy(settings),
     }
+
+
+def _downstream(settings: Settings, central: Row, fine_tuned: float | None) -> Row:
+    """What training without labels is worth: linear classifiers by exit, and all fine-tuned."""
+    if settings.objective == "supervised" or not central:
+        return {}
+    linear = {str(block): score for block, score in exit_scores(central).items()}
+    tuned = {} if fine_tuned is None else {"fine-tune": fine_tuned}
+    return {"downstream": {"linear": linear, **tuned}}
 
 
 def _client_accuracy(rows: list[Row], tiers: list[str], key: str = "accuracy") -> dict[str, float]:

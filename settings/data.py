@@ -51,6 +51,13 @@ class DataSettings:
         "allows, also mirrored.",
         choices=("none", "shift", "crop"),
     )
+    stored_views: int = setting(
+        0,
+        "Random views of each image that `augment`, or `simclr`, chooses from: always the same "
+        "ones, so that what is computed from them can be kept. 0 draws new ones in every epoch.",
+        minimum=0,
+        maximum=1000,
+    )
     normalise: str = setting(
         "backbone",
         "Whose mean and standard deviation pixels are normalised with: the backbone's or the "

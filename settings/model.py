@@ -21,6 +21,7 @@ class ModelSettings:
             "exits",
             "hyper-attention",
             "inclusivefl",
+            "layerwise",
             "local-attention",
             "reefl",
             "scalefl",
@@ -32,6 +33,12 @@ class ModelSettings:
     )
     image_size: int = setting(
         0, "Side of the input in pixels; 0 is the backbone's own.", minimum=0, maximum=4096
+    )
+    backbone_start: str = setting(
+        "pretrained",
+        "Weights of the backbone: those of its files, or drawn from the seed, the same on every "
+        "machine; for training from scratch, with `adapter=full`.",
+        choices=("pretrained", "random"),
     )
     exits: str = setting(
         "4", "A number of evenly spaced exits, or the blocks they follow, such as 3,6,9,12."
@@ -56,6 +63,24 @@ class ModelSettings:
     )
     adapter_targets: str = setting(
         "q,v", "Linear layers of a block that get LoRA: some of q, k, v, o, fc1, fc2."
+    )
+    layer_order: str = setting(
+        "top-down",
+        "With `layerwise`: from the last blocks to the first, with the heads of the exits above "
+        "them; from the first to the last; or this with nothing frozen again (`progressive`).",
+        choices=("top-down", "bottom-up", "progressive"),
+    )
+    window: int = setting(
+        1,
+        "With `layerwise`: adjacent blocks that a phase trains; all of them are one phase.",
+        minimum=1,
+        maximum=1000,
+    )
+    depth_budget: int = setting(
+        0,
+        "With `layerwise`: most blocks of a client's training pass; others are drawn to be left "
+        "out, but for the first, those that are trained and the last. 0 leaves out none.",
+        minimum=0,
     )
     reefl_history: str = setting(
         "modulated",

@@ -19,6 +19,21 @@ class RunSettings:
     evaluate_every: int = setting(
         5, "Rounds between evaluations; the last round always has one.", minimum=1
     )
+    downstream_images: int = setting(
+        5000,
+        "With `simclr`: how many labelled images of its training set the server fits classifiers "
+        "on; 0 is all.",
+        minimum=0,
+    )
+    downstream_epochs: int = setting(
+        10,
+        "With `simclr`: epochs of fine-tuning the whole model on these, after the last round; 0 is "
+        "off.",
+        minimum=0,
+    )
+    downstream_rate: float = setting(
+        0.0, "Learning rate of these epochs; 0 is `learning-rate`.", minimum=0
+    )
     checkpoint_every: int = setting(1, "Rounds between checkpoints.", minimum=1)
     report: bool = setting(
         True, "Write `report.html` and its figures after the last round; they take some seconds."
@@ -55,9 +70,21 @@ class RunSettings:
     )
     cache_megabytes: int = setting(
         1000,
-        "Memory per process, for all its models together, for features that training does not "
-        "change (frozen exits without random transforms); 0 computes them in every epoch.",
+        "Room per process, for all its models together, for features that training does not "
+        "change (what enters the lowest trained block, or the heads, without random transforms); 0 "
+        "computes them in every epoch.",
         minimum=0,
+    )
+    cache_place: str = setting(
+        "memory",
+        "Where the tokens that enter the lowest trained block are kept: the memory of `device`, or "
+        "a file in the machine's temporary folder (TMPDIR).",
+        choices=("memory", "disk"),
+    )
+    cache_dtype: str = setting(
+        "fp32",
+        "Form in which these tokens are kept; fp16 takes half the room and rounds them.",
+        choices=("fp32", "fp16"),
     )
     seed: int = setting(
         0,

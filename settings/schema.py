@@ -24,6 +24,9 @@ SHARED_PREFIXES = dict.fromkeys(
     ("hyper-attention", "local-attention", "shared-attention"), "attention_"
 )
 
+# Methods that train blocks, with no classifier of their own in the way.
+LABEL_FREE = ("exits", "layerwise")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(RunSettings, ServerSettings, TrainingSettings, DataSettings, ModelSettings):
@@ -63,8 +66,15 @@ class Settings(RunSettings, ServerSettings, TrainingSettings, DataSettings, Mode
             )
         if self.method == "hyper-attention":
             self._check_hypernetwork()
+        if self.stored_views and self.augment == "none" and self.objective == "supervised":
+            raise SettingsError(
+                "stored-views: without random changes all views of an image are the same; set "
+                "augment, or leave it at 0."
+            )
         if self.rank_aggregation == "product":
             self._check_product()
+        if self.objective != "supervised":
+            self._check_self_supervised()
 
     def _check_hypernetwork(self) -> None:
         """Refuse what does not go together with a hypernetwork on the server."""
@@ -105,8 +115,44 @@ class Settings(RunSettings, ServerSettings, TrainingSettings, DataSettings, Mode
                     "it, or set rank-aggregation to truncate."
                 )
 
+    def _check_self_supervised(self) -> None:
+        """Refuse what has no meaning where clients read no labels."""
+        methods = " or ".join(LABEL_FREE)
+        for wrong, reason in (
+            (
+                self.method not in LABEL_FREE,
+                f"trains blocks alone, and {self.method} has parts beside them; set method to "
+                f"{methods}",
+            ),
+            (
+                self.adapter == "none",
+                "leaves nothing behind with adapter=none, as its head is thrown away; choose "
+                "another, such as full",
+            ),
+            (
+                self.batch_size < 2,
+                "tells the images of a batch apart, so batch-size must be 2 or more; raise it",
+            ),
+            (
+                self.sampling != "shuffled",
+                f"reads no labels, which sampling={self.sampling} needs; set it to shuffled",
+            ),
+            (
+                bool(self.personalise_epochs or self.held_out_clients),
+                "gives the clients no classifier that could be scored; set personalise-epochs to "
+                "0, and hold out no clients",
+            ),
+        ):
+            if wrong:
+                raise SettingsError(f"objective: {self.objective} {reason}.")
+
+    @property
+    def model(self) -> str:
+        """Name of the model that is trained: the method, or an objective without labels."""
+        return self.method if self.objective == "supervised" else self.objective
+
     def method_options(self) -> dict[str, Any]:
-        """Return the model's settings named after the method, as its keyword arguments."""
+        """Return the settings named after the model, as its keyword arguments."""
         return self._options(server=False)
 
     def server_options(self) -> dict[str, Any]:
@@ -114,9 +160,9 @@ class Settings(RunSettings, ServerSettings, TrainingSettings, DataSettings, Mode
         return self._options(server=True)
 
     def _options(self, *, server: bool) -> dict[str, Any]:
-        prefix = f"{self.method.replace('-', '_')}_"
+        prefix = f"{(self.method if server else self.model).replace('-', '_')}_"
         if not server:
-            prefix = SHARED_PREFIXES.get(self.method, prefix)
+            prefix = SHARED_PREFIXES.get(self.model, prefix)
         servers = {spec.name for spec in fields(ServerSettings)}
         return {
             spec.name.removeprefix(prefix): getattr(self, spec.name)

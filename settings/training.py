@@ -30,6 +30,26 @@ class TrainingSettings:
         "With `hyper-attention`: after how many rounds of learning their embeddings alone the "
         "held-out clients are scored.",
     )
+    objective: str = setting(
+        "supervised",
+        "What clients minimise: the method's loss, or without labels SimCLR's over two random "
+        "views of each image.",
+        choices=("supervised", "simclr"),
+    )
+    simclr_temperature: float = setting(0.5, "Temperature of SimCLR's loss.", above=0, maximum=1000)
+    view_crop: float = setting(
+        0.2,
+        "With `simclr`: smallest share of an image's area that a view shows; 0.08 as published.",
+        above=0,
+        maximum=1,
+    )
+    view_jitter: float = setting(
+        0.5,
+        "With `simclr`: how strongly the colours of views change; 1 is as published for ImageNet, "
+        "0.5 for CIFAR, 0 not at all.",
+        minimum=0,
+        maximum=1,
+    )
     local_epochs: int = setting(2, "Passes over a client's data per round.", minimum=1)
     batch_size: int = setting(32, "Images per training step.", minimum=1)
     optimizer: str = setting(

@@ -13,6 +13,7 @@ from .held_out import HELD_OUT
 from .holdings import LASTING
 from .hyper_attention import HyperAttention
 from .inclusivefl import InclusiveFL, InclusivePlanner
+from .layerwise import LayerwiseFedAvg, LayerwiseSchedule
 from .nodes import PROFILE, Profile
 from .optimizers import (
     ServerAdam,
@@ -54,6 +55,8 @@ __all__ = [
     "InclusiveFL",
     "InclusivePlanner",
     "KeepingPlanner",
+    "LayerwiseFedAvg",
+    "LayerwiseSchedule",
     "Layout",
     "Plan",
     "Planner",

@@ -237,6 +237,7 @@ class AdapterFedAvg(MethodSteps, FedAvg):
                 personal.get(profile.client_key, {}),
                 self.holdings.of(profile.node_id),
                 training=message_type != MessageType.EVALUATE,
+                scoring=message_type != MessageType.TRAIN,
                 array_key=self.arrayrecord_key,
                 config_key=self.configrecord_key,
             )

@@ -124,24 +124,26 @@ class Bank:
         held: Mapping[str, str] = NOTHING_HELD,
         *,
         training: bool,
+        scoring: bool,
         array_key: str,
         config_key: str,
     ) -> RecordDict:
         """Make the content of a message: the units of the plan (None: all), and the config.
 
-        Trained units are the Arrays of the record `array_key`; in an evaluation all units are.
+        Trained units are the Arrays of the record `array_key`; without `training` all units are.
         Frozen ones travel as bytes in the config, since Flower's client mods want exactly one
         ArrayRecord, with the keys of the reply. Vectors in `own` take the place of the bank's.
-        Lasting units are left out whose version the node holds, by `held`.
+        Lasting units are left out whose version the node holds, by `held`. With `scoring` nothing
+        is skipped.
         """
         if plan is None:
             return RecordDict({array_key: self.arrays(self.layout.units), config_key: config})
         config.update({"depth": plan.depth, "layout": travelling(plan, self.layout).fingerprint()})
         config.update({KEPT: list(plan.kept)} if plan.kept else {})
-        config.update({SKIPPED: list(plan.skipped)} if plan.skipped and training else {})
-        versions = {unit: self.version(unit, plan) for unit in plan.lasting}
+        config.update({SKIPPED: list(plan.skipped)} if plan.skipped and not scoring else {})
+        units, frozen = list(plan.trained), list(plan.frozen + plan.scored * scoring)
+        versions = {unit: self.version(unit, plan) for unit in frozen if unit in plan.lasting}
         config.update({f"{LASTING}{unit}": version for unit, version in versions.items()})
-        units, frozen = list(plan.trained), list(plan.frozen)
         if not training:
             units += [unit for unit in frozen if unit not in versions]
             frozen = list(versions)

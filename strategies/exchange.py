@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from logging import WARNING
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message, MessageType, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 
@@ -113,7 +113,8 @@ class Exchange:
             try:
                 if planner is not None:
                     plan = planner(profile.tier, self.report.server_round, row.client_key)
-                    row.skipped = plan.skipped
+                    if self.message_type == MessageType.TRAIN:
+                        row.skipped = plan.skipped
             except StrategyError as error:
                 self.refuse(row, str(error))
                 continue

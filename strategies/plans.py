@@ -11,6 +11,7 @@ from .errors import StrategyError
 from .tiers import Tier
 from .wire import Layout
 
+PROJECTION = "projection"
 SHARED = "shared"
 
 
@@ -35,9 +36,12 @@ class Plan:
     kept : tuple[str, ...]
         Units that the client trains as well, and keeps: they do not travel.
     lasting : tuple[str, ...]
-        Those of `frozen` that will not change any more: a client gets them once, and keeps them.
+        Those of `frozen` and `scored` that will not change any more: a client gets them once, and
+        keeps them.
     skipped : tuple[int, ...]
         Blocks within the depth that do not run in the training.
+    scored : tuple[str, ...]
+        Units that an evaluation needs besides; they travel to the client only, for one.
     """
 
     depth: int
@@ -48,11 +52,12 @@ class Plan:
     kept: tuple[str, ...] = ()
     lasting: tuple[str, ...] = ()
     skipped: tuple[int, ...] = ()
+    scored: tuple[str, ...] = ()
 
     @property
     def units(self) -> tuple[str, ...]:
         """All units of the plan: what an evaluation needs."""
-        return self.trained + self.frozen
+        return self.trained + self.frozen + self.scored
 
 
 def travelling(plan: Plan | None, bank: Layout) -> Layout:
@@ -72,7 +77,7 @@ class Planner(Protocol):
 
 
 class DepthPlanner:
-    """Plans by depth: a tier trains the shared unit and its last `trained` blocks.
+    """Plans by depth: a tier trains what all share and its last `trained` blocks.
 
     Parameters
     ----------
@@ -123,10 +128,14 @@ class DepthPlanner:
                 f"{', '.join(self.tiers)}. Set tier in its --node-config to one of these."
             )
         end = self.ends[tier]
-        reached = [unit for unit in self.units if _block_number(unit) <= end]
+        reached = [unit for unit in self.units if block_number(unit) <= end]
         lowest = end - self.tiers[tier].trained
         # Who trains all its blocks trains what is below them, too.
-        trained = [u for u in reached if u == SHARED or lowest <= 0 or _block_number(u) > lowest]
+        trained = [
+            u
+            for u in reached
+            if u in (SHARED, PROJECTION) or lowest <= 0 or block_number(u) > lowest
+        ]
         return Plan(end, tuple(trained), tuple(u for u in reached if u not in trained))
 
 
@@ -175,7 +184,7 @@ class KeepingPlanner:
         )
 
 
-def _block_number(unit: str) -> int:
+def block_number(unit: str) -> int:
     """Return b for ``block<b>``, ``personal<b>`` and their like, and 0 for what no block owns."""
     found = re.search(r"\d+$", unit)
     return int(found.group()) if found else 0

@@ -225,6 +225,66 @@ method=local-attention state-dir={vit}/config.json
 method=local-attention state-dir=~nobody-here/own
     state-dir: '~nobody-here/own' is no path here (Could not determine home directory); correct
     it.
+stored-views=4
+    stored-views: without random changes all views of an image are the same; set augment, or
+    leave it at 0.
+cache-dtype=bf16
+    cache-dtype: 'bf16' is not one of fp32, fp16. Did you mean fp16?
+cache-place=file
+    cache-place: 'file' is not one of memory, disk.
+# layer by layer
+method=layerwise
+    adapter: method layerwise trains what is inside the blocks, and adapter=none leaves nothing
+    there; choose another, such as parallel.
+method=layerwise adapter=ssf
+    rounds: 3 are fewer than the 6 phases; raise it, or train more blocks at a time (window).
+method=layerwise adapter=ssf window=2 layer-order=down
+    layer-order: 'down' is not one of top-down, bottom-up, progressive. Did you mean top-down?
+method=layerwise adapter=ssf window=0
+    window: 0 must be 1 or more.
+method=layerwise adapter=ssf window=2 depth-budget=3
+    depth-budget: 3 does not hold the 4 blocks that stay in every pass (the first, those trained
+    and the last); raise it to that.
+method=layerwise adapter=ssf window=3 tiers='all depth=6 trained=2 share=1'
+    tiers: 'all' can take part in no phase of order top-down; give it more depth, or more trained
+    blocks.
+method=layerwise adapter=ssf window=2 tiers='all depth=6 trained=2 share=1'
+    tiers: none can train blocks 3 to 4 in order top-down; give one of them more depth, or more
+    trained blocks.
+# training without labels
+objective=contrastive
+    objective: 'contrastive' is not one of supervised, simclr.
+objective=simclr
+    objective: simclr trains blocks alone, and accumulator has parts beside them; set method to
+    exits or layerwise.
+objective=simclr method=exits
+    objective: simclr leaves nothing behind with adapter=none, as its head is thrown away; choose
+    another, such as full.
+objective=simclr method=exits adapter=full batch-size=1
+    objective: simclr tells the images of a batch apart, so batch-size must be 2 or more; raise
+    it.
+objective=simclr method=exits adapter=full sampling=class-balanced
+    objective: simclr reads no labels, which sampling=class-balanced needs; set it to shuffled.
+objective=simclr method=exits adapter=full personalise-epochs=1
+    objective: simclr gives the clients no classifier that could be scored; set
+    personalise-epochs to 0, and hold out no clients.
+objective=simclr method=exits adapter=full held-out-clients=3
+    objective: simclr gives the clients no classifier that could be scored; set
+    personalise-epochs to 0, and hold out no clients.
+simclr-temperature=0
+    simclr-temperature: 0.0 must be above 0.
+view-crop=1.5
+    view-crop: 1.5 must be 1 or less.
+view-jitter=2
+    view-jitter: 2.0 must be 1 or less.
+backbone-start=zero
+    backbone-start: 'zero' is not one of pretrained, random.
+downstream-images=-1
+    downstream-images: -1 must be 0 or more.
+downstream-epochs=-1
+    downstream-epochs: -1 must be 0 or more.
+downstream-rate=-1
+    downstream-rate: -1.0 must be 0 or more.
 # exits and classes
 exits=
     exits: '' is neither a number of exits nor blocks such as 3,6,9,12; correct it.

@@ -8,9 +8,18 @@ from transformers import ViTConfig, ViTModel
 from models import Backbone, Block
 
 
-def shaped_backbone(width: int, heads: int) -> Backbone:
-    """A ViT of 12 blocks without weights worth the name, for counting."""
-    config = ViTConfig(hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width)
+def shaped_backbone(
+    width: int, heads: int, depth: int = 12, image_size: int = 224, patch_size: int = 16
+) -> Backbone:
+    """A ViT without weights worth the name, for counting."""
+    config = ViTConfig(
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        num_hidden_layers=depth,
+        image_size=image_size,
+        patch_size=patch_size,
+    )
     with torch.device("meta"):
         model = ViTModel(config, add_pooling_layer=False)
     blocks = [
@@ -22,7 +31,7 @@ def shaped_backbone(width: int, heads: int) -> Backbone:
         blocks,
         model.layernorm,
         width=width,
-        image_size=224,
+        image_size=image_size,
         mean=[0.5] * 3,
         std=[0.5] * 3,
     )

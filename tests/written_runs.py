@@ -116,8 +116,10 @@ def write_files(
         metrics,
         clients,
         trainable=trainable,
+        sent=100 * sum(row["phase"] == "train" and not row["refused"] for row in clients),
         full_model_parameters=10_000,
         bytes_per_number=4,
+        peak_train=dict.fromkeys(trainable, 10**6),
     )
     (output / "summary.json").write_text(json.dumps({**summary, **extra}))
     return output

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from ..backbone import ModelError
 from .base import NO_ADAPTER, UNADAPTED, Adapter, AdapterSpec
-from .bottleneck import ParallelAdapter, SerialAdapter
+from .bottleneck import Bottleneck, ParallelAdapter, SerialAdapter
 from .full import FullAdapter
 from .lora import LINEARS, LoraAdapter, parse_targets
-from .ssf import SsfAdapter
+from .ssf import ScaleShift, SsfAdapter
 
 __all__ = [
     "ADAPTERS",
@@ -19,6 +21,7 @@ __all__ = [
     "AdapterSpec",
     "build_adapter",
     "parse_targets",
+    "start_at_nothing",
 ]
 
 ADAPTERS: dict[str, type[Adapter]] = {
@@ -46,3 +49,13 @@ def build_adapter(spec: AdapterSpec) -> Adapter:
     if spec.rank < 1:
         raise ModelError(f"adapter-rank: {spec.rank} leaves no adapter; set it to 1 or more.")
     return ADAPTERS[spec.kind](spec)
+
+
+def start_at_nothing(adapters: nn.Module) -> None:
+    """Let adapters change nothing at first, of whatever kind they are."""
+    for part in adapters.modules():
+        if isinstance(part, Bottleneck):
+            nn.init.zeros_(part.up.weight)
+        elif isinstance(part, ScaleShift):
+            nn.init.ones_(part.scale)
+            nn.init.zeros_(part.shift)

@@ -45,6 +45,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "adapter": "full",
         "client-processes": 2,
     },
+    # Units that clients keep, blocks that are drawn, tokens that are pushed on.
+    "layerwise": {
+        "method": "layerwise",
+        "adapter": "parallel",
+        "adapter-rank": 4,
+        "layer-order": "bottom-up",
+        "window": 2,
+        "depth-budget": 5,
+        "client-processes": 2,
+    },
     "exclusivefl": {
         "method": "exclusivefl",
         "adapter": "serial",

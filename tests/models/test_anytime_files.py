@@ -122,6 +122,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no classes": (without("classes"), "lacks 'classes'"),
     "a size in words": (changed(image_size="16"), "'16', which is no int"),
     "a size of zero": (changed(image_size=0), "'image-size' .* is below 1"),
+    "a seed in words": (changed(backbone_seed="1"), "'backbone-seed' .* is no number"),
     "another size": (changed(image_size=20), "not a multiple of the backbone's patch size"),
     "a foreign method": (changed(method="lora"), "method: 'lora' is unknown"),
     "an adapter's name": (changed(adapter="lora"), "'adapter' .* is 'lora', which is no dict"),

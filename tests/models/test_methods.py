@@ -33,6 +33,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "exclusivefl": ("exclusivefl", {}),
     "inclusivefl": ("inclusivefl", {}),
     "inclusivefl+parallel": ("inclusivefl", {"adapter": AdapterSpec("parallel", 4)}),
+    "layerwise+parallel": ("layerwise", {"adapter": AdapterSpec("parallel", 4)}),
+    "layerwise+full": ("layerwise", {"adapter": AdapterSpec("full")}),
     "scalefl": ("scalefl", {}),
     "scalefl+parallel": ("scalefl", {"adapter": AdapterSpec("parallel", 4)}),
     "scalefl+lora": ("scalefl", {"adapter": AdapterSpec("lora", 4, targets=("q", "o", "fc1"))}),

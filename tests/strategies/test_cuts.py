@@ -78,7 +78,12 @@ def test_tiers_share_the_arrays_of_equal_parts_and_each_is_encoded_once() -> Non
     encoder, contents, sent = Encoder("int8"), [], []
     for plan in plans:
         content = bank.content(
-            plan, ConfigRecord(), training=True, array_key="arrays", config_key="config"
+            plan,
+            ConfigRecord(),
+            training=True,
+            scoring=False,
+            array_key="arrays",
+            config_key="config",
         )
         sizes = travelling(plan, bank.layout).sizes
         sent.append(encoder.encode_content(content, sizes)["arrays"])

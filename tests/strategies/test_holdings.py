@@ -18,6 +18,7 @@ def content(bank: Bank, held: Holdings, node: int, *, training: bool = True) -> 
         ConfigRecord(),
         held=held.of(node),
         training=training,
+        scoring=not training,
         array_key="arrays",
         config_key="config",
     )
