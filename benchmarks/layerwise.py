@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from accuracy import run
+from runs import finish_run
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -123,7 +123,7 @@ def main() -> int:
         except SettingsError as error:
             sys.exit(str(error))
         folder = f"{name.replace(', ', '-').replace(' ', '-')}-rounds{rounds}-seed{seed}"
-        return run(output / folder, {key: complete[key] for key in values})
+        return finish_run(output / folder, {key: complete[key] for key in values})
 
     def rows(rounds: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
         # Seed by seed, so that a command that is stopped leaves whole seeds.

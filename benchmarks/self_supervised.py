@@ -26,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from accuracy import run
+from runs import finish_run
 
 from client_app.training import make_predictor
 from data import Part
@@ -126,7 +126,7 @@ def main() -> int:
             parser.error(str(error))
         values = {key: complete[key] for key in given}
         folder = options.output.resolve() / f"{arm}-seed{seed}"
-        found = untrained(values) if arm == NONE else run(folder, values)
+        found = untrained(values) if arm == NONE else finish_run(folder, values)
         summaries.setdefault(arm, []).append(found)
     exits = _shown(next(iter(summaries.values()))[0]["downstream"]["linear"])
     print(f"| arm | {' | '.join(exits)} | fine-tune | MB up | MB down | minutes |")
