@@ -101,16 +101,20 @@ report=1
     report: '1' is not true or false.
 method=accumulate
     method: 'accumulate' is not one of accumulator, depthfl, exclusivefl,
-    exits, inclusivefl, reefl, scalefl. Did you mean accumulator?
+    exits, hyper-attention, inclusivefl, layerwise, local-attention, reefl, scalefl,
+    shared-attention. Did you mean accumulator?
 method=Exits
     method: 'Exits' is not one of accumulator, depthfl, exclusivefl,
-    exits, inclusivefl, reefl, scalefl. Did you mean exits?
+    exits, hyper-attention, inclusivefl, layerwise, local-attention, reefl, scalefl,
+    shared-attention. Did you mean exits?
 method=
     method: '' is not one of accumulator, depthfl, exclusivefl,
-    exits, inclusivefl, reefl, scalefl.
+    exits, hyper-attention, inclusivefl, layerwise, local-attention, reefl, scalefl,
+    shared-attention.
 method=\x1b[31mred
     method: '\\x1b[31mred' is not one of accumulator, depthfl, exclusivefl,
-    exits, inclusivefl, reefl, scalefl.
+    exits, hyper-attention, inclusivefl, layerwise, local-attention, reefl, scalefl,
+    shared-attention.
 partition=dirichelet
     partition: 'dirichelet' is not one of iid, dirichlet, dirichlet-equal, pathological,
     natural. Did you mean dirichlet?
