@@ -138,7 +138,8 @@ tiers='worst-decile depth=6 share=1'
     {files}/configs/same-key.toml is no TOML file: Cannot overwrite a value (at end of
     document).
 --config {files}/configs/python-name.toml
-    'local_epochs' is no setting; did you mean local-epochs or personalise-epochs?
+    'local_epochs' is no setting; did you mean local-epochs or personalise-epochs or
+    downstream-epochs?
 --config {files}/configs/dotted.toml
     'a.b' is no setting; see docs/settings.md.
 --config {files}/configs/deep.toml
