@@ -4,25 +4,41 @@ from .accumulator import AccumulatorModel
 from .adapters import ADAPTERS, RANKED, AdapterSpec, parse_targets
 from .anytime import AnytimeClassifier, Prediction
 from .backbone import BUILTIN, Backbone, Block, ModelError, load_backbone
-from .base import SHARED, AdapterModel, ExitHead, FixedFeaturesModel, State, block_unit
+from .base import (
+    BLOCK,
+    EMBED,
+    SHARED,
+    AdapterModel,
+    ExitHead,
+    FixedFeaturesModel,
+    State,
+    block_unit,
+)
 from .cost import ExitCost, anytime_profile
 from .depthfl import DepthflModel
 from .evaluation import ExitScores, score_exits
 from .exits import ExitsModel
 from .exported import load_exported, write_exported
+from .gates import PRIVATE_GATES, Mixture
 from .hyper_attention import HEAD, PERSONAL, HyperAttentionModel
 from .hypernetwork import Hypernetwork, HypernetworkTrainer
 from .inclusivefl import InclusiveflModel
+from .mofm import GATE, LOCAL, MofmModel
 from .reefl import ReeflModel
 from .registry import METHODS, build_model, parse_exits
 from .scalefl import ScaleflModel
 
 __all__ = [
     "ADAPTERS",
+    "BLOCK",
     "BUILTIN",
+    "EMBED",
+    "GATE",
     "HEAD",
+    "LOCAL",
     "METHODS",
     "PERSONAL",
+    "PRIVATE_GATES",
     "RANKED",
     "SHARED",
     "AccumulatorModel",
@@ -41,7 +57,9 @@ __all__ = [
     "Hypernetwork",
     "HypernetworkTrainer",
     "InclusiveflModel",
+    "Mixture",
     "ModelError",
+    "MofmModel",
     "Prediction",
     "ReeflModel",
     "ScaleflModel",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from .backbone import Backbone, Block, ModelError
 from .initialisation import init_linear
 
 SHARED = "shared"
+BLOCK = "block"  # before a block's number
 EMBED = "embed"  # what adapts the embeddings, before the first block
 # What goes from block to block: the tokens (B, N, D) first, then what the method remembers, all
 # batch-first, so that images can leave a batch.
@@ -24,7 +26,13 @@ State = tuple[Tensor, ...]
 
 def block_unit(block: int) -> str:
     """Return the name of the unit that holds the adapters of a block (counted from 1)."""
-    return f"block{block}"
+    return f"{BLOCK}{block}"
+
+
+def block_number(unit: str) -> int:
+    """Return b for ``block<b>``, ``head<b>`` and their like, and 0 for what no block owns."""
+    found = re.search(r"\d+$", unit)
+    return int(found.group()) if found else 0
 
 
 class ExitHead(nn.Sequential):
@@ -92,7 +100,7 @@ class AdapterModel(nn.Module, ABC):
         self.exits = exits
         self.num_classes = num_classes
         self.adapter = adapter
-        recipe = build_adapter(adapter)
+        recipe = self.recipe(adapter)
         # Lists and not modules: what is frozen must not be registered, moved and saved twice.
         self._embed = [recipe.embeddings(backbone.embed)]
         self._blocks: list[Block] = []
@@ -119,6 +127,10 @@ class AdapterModel(nn.Module, ABC):
         )
         # Looked up for every message; walking the modules anew would take longer than a small step.
         self._adapters = dict(self.units.named_parameters())
+
+    def recipe(self, spec: AdapterSpec) -> Adapter:
+        """Return what adapts the parts of the backbone."""
+        return build_adapter(spec)
 
     @abstractmethod
     def shared_parts(self) -> dict[str, nn.Module]:
@@ -198,6 +210,14 @@ class AdapterModel(nn.Module, ABC):
         process serves one client after the other.
         """
 
+    def keep(self, units: Collection[str], own: Mapping[str, np.ndarray]) -> None:
+        """Hear which units the client of a message keeps, and load what it has of them.
+
+        `own` is empty before its first training of them.
+        """
+        del units
+        self.load_adapters(own)
+
     def loss(self, logits: Mapping[int, Tensor], labels: Tensor) -> Tensor:
         """Sum the mean cross-entropy of every exit; labels ``(B,)``; a scalar."""
         return torch.stack([functional.cross_entropy(y, labels) for y in logits.values()]).sum()
@@ -228,8 +248,7 @@ class AdapterModel(nn.Module, ABC):
         A model built anew with these exits takes these tensors.
         """
         exits = self.reach(depth)
-        above = {block_unit(block) for block in range(exits[-1] + 1, self.exits[-1] + 1)}
-        return exits, self.adapter_arrays(self.units.keys() - above)
+        return exits, self.adapter_arrays([u for u in self.units if block_number(u) <= exits[-1]])
 
     def load_adapters(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Copy tensors into the adapters, in place; others stay.

@@ -14,6 +14,7 @@ from .depthfl import DepthflModel
 from .exits import ExitsModel
 from .hyper_attention import HyperAttentionModel
 from .inclusivefl import InclusiveflModel
+from .mofm import MofmModel
 from .reefl import ReeflModel
 from .scalefl import ScaleflModel
 
@@ -25,6 +26,7 @@ METHODS: dict[str, type[AdapterModel]] = {
     "inclusivefl": InclusiveflModel,
     "hyper-attention": HyperAttentionModel,
     "local-attention": HyperAttentionModel,
+    "mofm": MofmModel,
     "reefl": ReeflModel,
     "shared-attention": HyperAttentionModel,
     "scalefl": ScaleflModel,

@@ -12,6 +12,7 @@ from flwr.common import log
 from models import PERSONAL, AdapterModel, Hypernetwork, HypernetworkTrainer
 from settings import Settings, SettingsError
 from strategies import (
+    Activation,
     AdapterFedAvg,
     Aggregation,
     CutPlanner,
@@ -21,14 +22,18 @@ from strategies import (
     InclusiveFL,
     InclusivePlanner,
     KeepingPlanner,
+    LinearActivation,
     Planner,
+    PlateauActivation,
     ServerAdam,
     ServerDyn,
     ServerMomentum,
     ServerOptimizer,
     ServerSgd,
     ServerYogi,
+    StagePlanner,
     Tier,
+    TwoStage,
 )
 from wiring import get_layout, get_layouts, get_tiers, kept_prefixes
 
@@ -37,6 +42,7 @@ RESERVED_TIERS = ("mean", "worst-decile")
 STRATEGIES: dict[str, Callable[..., AdapterFedAvg]] = {
     "hyper-attention": HyperAttention,
     "inclusivefl": InclusiveFL,
+    "mofm": TwoStage,
 }
 PLANNERS: dict[str, Callable[[Sequence[Tier], Iterable[str], Sequence[int]], Planner]] = {
     "exclusivefl": ExclusivePlanner,
@@ -57,6 +63,12 @@ def make_strategy(settings: Settings, model: AdapterModel) -> AdapterFedAvg:
             )
     make_planner = PLANNERS.get(settings.method, DepthPlanner)
     planner = make_planner(tiers, get_layout(model).units, model.exits)
+    options = method_options(settings, model)
+    if isinstance(planner, DepthPlanner) and settings.method == "mofm":
+        is_top_down = settings.activation_order == "top-down"
+        planner = StagePlanner(
+            planner, options["activation"], settings.stage_one, top_down=is_top_down
+        )
     if layouts := get_layouts(settings, model):
         planner = CutPlanner(planner, layouts)
     if prefixes := kept_prefixes(settings):
@@ -84,7 +96,7 @@ def make_strategy(settings: Settings, model: AdapterModel) -> AdapterFedAvg:
         held_out_rounds=held_out_rounds(settings),
         wire_dtype=settings.wire_dtype,
         seed=settings.seed,
-        **method_options(settings, model),
+        **options,
     )
 
 
@@ -127,6 +139,8 @@ def held_out_rounds(settings: Settings) -> list[int]:
 def method_options(settings: Settings, model: AdapterModel) -> dict[str, Any]:
     """Return what the method's own strategy takes beside the options of all."""
     options = settings.server_options()
+    if settings.method == "mofm":
+        return {"activation": make_activation(settings, model.exits[-1])}
     if settings.method != "hyper-attention":
         return options
     if settings.identity == "node":
@@ -139,6 +153,20 @@ def method_options(settings: Settings, model: AdapterModel) -> dict[str, Any]:
         "generator": make_hypernetwork(settings, model),
         **{name: options[name] for name in ("row_rate", "clip_delta", "share_cap")},
     }
+
+
+def make_activation(settings: Settings, blocks: int) -> Activation:
+    """Build the schedule by which the model's blocks become active."""
+    if settings.activation == "plateau":
+        return PlateauActivation(
+            settings.activation_start,
+            blocks,
+            step=settings.activation_step,
+            patience=settings.activation_patience,
+            threshold=settings.activation_threshold,
+        )
+    start = blocks if settings.activation == "all" else settings.activation_start
+    return LinearActivation(start, blocks, settings.activation_ramp * settings.stage_one)
 
 
 def make_hypernetwork(settings: Settings, model: AdapterModel) -> HypernetworkTrainer:

@@ -63,6 +63,18 @@ class Settings(RunSettings, ServerSettings, TrainingSettings, DataSettings, Mode
             )
         if self.rank_aggregation == "product":
             self._check_product()
+        first = self.stage_one_rounds
+        if first > self.rounds or (first > 1 and first % 1):
+            raise SettingsError(
+                f"stage-one-rounds: {first:g} is neither a whole number up to the rounds of "
+                f"{self.rounds} nor, below 1, a share of them; correct it."
+            )
+
+    @property
+    def stage_one(self) -> int:
+        """Rounds of stage 1."""
+        first = self.stage_one_rounds
+        return int(first) if first >= 1 else round(first * self.rounds)
 
     def _check_product(self) -> None:
         """Refuse what does not go together with an average of LoRA's products."""

@@ -1,5 +1,6 @@
 """Federated strategies for adapters, as plug-ins for any Flower ServerApp."""
 
+from .activation import Activation, LinearActivation, PlateauActivation
 from .adapter_fedavg import AdapterFedAvg
 from .bank import FROZEN, KEPT, Bank
 from .callbacks import Callback, ClientRow, RoundReport
@@ -12,6 +13,7 @@ from .exclusivefl import ExclusivePlanner
 from .held_out import HELD_OUT
 from .hyper_attention import HyperAttention
 from .inclusivefl import InclusiveFL, InclusivePlanner
+from .mofm import VALIDATION, StagePlanner, TwoStage
 from .nodes import PROFILE, Profile
 from .optimizers import (
     ServerAdam,
@@ -45,7 +47,9 @@ __all__ = [
     "PERSONALISE_PHASE",
     "PROFILE",
     "REPORT",
+    "VALIDATION",
     "WIRE_DTYPES",
+    "Activation",
     "AdapterFedAvg",
     "Aggregation",
     "Bank",
@@ -60,8 +64,10 @@ __all__ = [
     "InclusivePlanner",
     "KeepingPlanner",
     "Layout",
+    "LinearActivation",
     "Plan",
     "Planner",
+    "PlateauActivation",
     "Profile",
     "RoundReport",
     "ServerAdam",
@@ -70,8 +76,10 @@ __all__ = [
     "ServerOptimizer",
     "ServerSgd",
     "ServerYogi",
+    "StagePlanner",
     "StrategyError",
     "Tier",
+    "TwoStage",
     "assign_tiers",
     "epsilon",
     "parse_tiers",

@@ -6,7 +6,7 @@ from ..backbone import ModelError
 from .base import NO_ADAPTER, UNADAPTED, Adapter, AdapterSpec
 from .bottleneck import ParallelAdapter, SerialAdapter
 from .full import FullAdapter
-from .lora import LINEARS, LoraAdapter, parse_targets
+from .lora import LINEARS, FixedFactorLora, LoraAdapter, parse_targets
 from .ssf import SsfAdapter
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "UNADAPTED",
     "Adapter",
     "AdapterSpec",
+    "FixedFactorLora",
     "build_adapter",
     "parse_targets",
 ]
