@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from server_app.inprocess import InProcessGrid
 from strategies import AdapterFedAvg, DepthPlanner, Profile, plain_record, record_bytes
-from strategies.plans import Tier
+from strategies.tiers import Tier
 
 BLOCKS, TENSORS, SHAPE = 12, 8, (50, 62)
 WANTED_RATIO, WANTED_OVERHEAD = 15, 1.03

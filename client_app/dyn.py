@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, RecordDict
 
 from models import AdapterModel
-from wiring import get_layout
 
-# Name of the record in a client's state.
-STATE = "fedgraft.dyn"
+DYN = "dyn"  # name of the memory in a client's store
 
 
 class DynTerm:
     """Adds ``-<theta, lambda> + alpha / 2 ||theta - start||^2`` to a client's loss.
 
     theta are the trained tensors, start is what came from the server, and lambda the client's own
-    memory, one number for each that it trains: 0 at first, moved by `remember` after the training.
+    memory, one number for each that it trains: 0 at first, moved by the training.
 
     Parameters
     ----------
@@ -29,20 +26,18 @@ class DynTerm:
         What is trained.
     alpha : float
         Above 0.
-    state : RecordDict
-        Of the client's context, with what `remember` left there in earlier rounds of this run.
+    multipliers : Mapping[str, np.ndarray]
+        lambda by key; 0 where there is none yet.
     """
 
     def __init__(
-        self, model: AdapterModel, units: Collection[str], alpha: float, state: RecordDict
+        self,
+        model: AdapterModel,
+        units: Collection[str],
+        alpha: float,
+        multipliers: Mapping[str, np.ndarray],
     ) -> None:
         self.alpha = alpha
-        self.layout = get_layout(model)
-        kept = state.array_records.get(STATE, ArrayRecord())
-        known = self.layout.read(
-            {unit: kept[unit] for unit in units if unit in kept}, lambda _: np.dtype(np.float32)
-        )
-        multipliers = self.layout.split(known)
         self.parameters = {
             key: parameter
             for key, parameter in model.adapter_parameters().items()
@@ -64,14 +59,9 @@ class DynTerm:
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     @torch.no_grad()
-    def remember(self, state: RecordDict) -> None:
-        """After the training, write ``lambda - alpha (theta - start)`` to the client's state."""
-        tensors = {
+    def moved(self) -> dict[str, np.ndarray]:
+        """Return, after the training, ``lambda - alpha (theta - start)`` by key."""
+        return {
             key: (self.multipliers[key] - self.alpha * (parameter - self.start[key])).cpu().numpy()
             for key, parameter in self.parameters.items()
         }
-        record = ArrayRecord(dict(state.array_records.get(STATE, ArrayRecord()).items()))
-        for unit in dict.fromkeys(key.split(".")[0] for key in tensors):
-            vector = self.layout.flatten(tensors, [unit])[unit]
-            record[unit] = self.layout.to_array(unit, vector)
-        state[STATE] = record

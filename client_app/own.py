@@ -1,114 +1,92 @@
-"""What a client trains and keeps between rounds: units that never travel."""
+"""What a client has for itself: tensors of its own by round, and units that never change again."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
-from flwr.app import ArrayRecord, RecordDict
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
+from client_app.store import ClientStore
 from settings import SettingsError
-from strategies import plain_record
 
-STATE = "fedgraft.own."
+OWN, LASTING = "own", "lasting"
 
 
 class OwnTensors:
-    """A client's tensors after each of the latest rounds that it trained in.
+    """A client's own tensors after each of the latest rounds that it trained in.
 
     Several rounds are kept, since a run that is resumed goes back to its last checkpoint, and the
     client must go back with it.
 
     Parameters
     ----------
-    state : RecordDict
-        Of the client's context; used without a folder.
-    folder : str
-        The client's ``state-dir``; files in it survive a restart.
-    run_id : str
-        Mark of the run: tensors of other runs are left alone.
-    client_key : str
+    store : ClientStore
     rounds : int
         How many rounds to keep.
+    name : str
+        Of these tensors in the store.
     """
 
-    def __init__(
-        self, state: RecordDict, folder: str, run_id: str, client_key: str, rounds: int
-    ) -> None:
-        self.state = state
+    def __init__(self, store: ClientStore, rounds: int, name: str = OWN) -> None:
+        self.store = store
         self.rounds = rounds
-        self.folder: Path | None = None
-        if folder:
-            # A client key may be any text; its folder stays in the folder.
-            name = quote(client_key, safe="").replace(".", "%2E")
-            self.folder = Path(folder).expanduser() / run_id / name
+        self.name = name
 
     def before(self, server_round: int) -> dict[str, np.ndarray]:
-        """Return the tensors by key as they were before a round; none if it is the first.
-
-        Raises
-        ------
-        SettingsError
-            When a file cannot be read.
-        """
+        """Return the tensors by key as they were before a round; none if it is the first."""
         latest = max((number for number in self._known() if number < server_round), default=0)
-        if not latest:
-            return {}
-        if self.folder is None:
-            record = self.state.array_records[f"{STATE}{latest}"]
-            return {key: array.numpy() for key, array in record.items()}
-        file = self._file(latest)
-        try:
-            return load_file(file)
-        except (OSError, SafetensorError) as error:
-            raise SettingsError(
-                f"state-dir: {file} cannot be read ({error}); remove it to go on from the round "
-                "before."
-            ) from None
+        return self.store.read(f"{self.name}-{latest}")
 
     def save(self, server_round: int, tensors: Mapping[str, np.ndarray]) -> None:
         """Keep the tensors as they are after a round, and drop what is too old or overtaken.
 
-        Raises
-        ------
-        SettingsError
-            When the folder cannot be written to.
+        Those that are not given stay as they were before it.
         """
         # What a killed run trained after its last checkpoint is trained again.
-        kept = sorted(number for number in self._known() if number < server_round)
-        dropped = [n for n in self._known() if n > server_round] + kept[: -self.rounds]
-        if self.folder is None:
-            self.state[f"{STATE}{server_round}"] = ArrayRecord(dict(plain_record(tensors).items()))
-            for number in dropped:
-                del self.state[f"{STATE}{number}"]
-            return
-        file = self._file(server_round)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            beside = file.with_name(f".{file.name}")
-            beside.write_bytes(save(dict(tensors)))
-            os.replace(beside, file)
-            for number in dropped:
-                self._file(number).unlink()
-        except OSError as error:
-            raise SettingsError(
-                f"state-dir: {self.folder} cannot be written to ({error.strerror}); give another "
-                "folder."
-            ) from None
+        known = self._known()
+        earlier = sorted(number for number in known if number < server_round)
+        dropped = [n for n in known if n > server_round] + earlier[: -self.rounds]
+        self.store.write(f"{self.name}-{server_round}", self.before(server_round) | dict(tensors))
+        for number in dropped:
+            self.store.remove(f"{self.name}-{number}")
 
     def _known(self) -> list[int]:
         """List the rounds after which there are tensors."""
-        if self.folder is None:
-            names = [name.removeprefix(STATE) for name in self.state if name.startswith(STATE)]
-        else:
-            names = [path.stem.removeprefix("round-") for path in self.folder.glob("round-*")]
-        return [int(name) for name in names if name.isdecimal()]
+        found = (name.rpartition("-") for name in self.store.names())
+        return [int(number) for name, _, number in found if name == self.name]
 
-    def _file(self, server_round: int) -> Path:
-        assert self.folder is not None
-        return self.folder / f"round-{server_round}.safetensors"
+
+def keep_lasting(
+    store: ClientStore, versions: Mapping[str, str], vectors: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Keep the lasting units that came, and return those of the message that did not.
+
+    Parameters
+    ----------
+    store : ClientStore
+    versions : Mapping[str, str]
+        Mark of the values of each lasting unit of the message.
+    vectors : Mapping[str, np.ndarray]
+        What came, by unit.
+
+    Raises
+    ------
+    SettingsError
+        When the server takes the client to hold what it does not, as after the loss of its folder.
+    """
+    found: dict[str, np.ndarray] = {}
+    for unit, version in versions.items():
+        name = f"{LASTING}-{unit}-{version}"
+        if unit in vectors:
+            for other in store.names():
+                if other.startswith(f"{LASTING}-{unit}-") and other != name:
+                    store.remove(other)
+            store.write(name, {unit: vectors[unit]})
+        elif kept := store.read(name):
+            found |= kept
+        else:
+            raise SettingsError(
+                f"this client no longer has '{unit}', which it got earlier; the server sends it "
+                "again with its next message. A state-dir keeps it over a restart."
+            )
+    return found

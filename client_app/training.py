@@ -6,7 +6,7 @@ import math
 import resource
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -135,17 +135,20 @@ class Trainer:
         rate: float | None = None,
         after_epoch: Callable[[], None] | None = None,
         term: DynTerm | None = None,
+        skipped: Collection[int] = (),
     ) -> TrainingResult:
         """Train the units on a part of the data, at the round's learning rate or another.
 
         Gradients exist for these units alone, so autograd records nothing below the lowest of
         them, and blocks above the last exit within `depth` do not run. `after_epoch` looks at the
         model as it is after each epoch; it must neither train it nor draw random numbers. `term`
-        is a part of the loss, but not of the losses that are reported.
+        is a part of the loss, but not of the losses that are reported. Blocks in `skipped` do not
+        run.
         """
         start = time.perf_counter()
         self.model.train()
         self.model.set_trained(units)
+        self.model.skipped = frozenset(skipped)
         self.model.begin_round(server_round)
         trained = {k: p for k, p in self.model.adapter_parameters().items() if p.requires_grad}
         before = {key: parameter.detach().clone() for key, parameter in trained.items()}

@@ -67,10 +67,13 @@ class AdapterModel(nn.Module, ABC):
         Keys of tensors whose first axis counts blocks: row b belongs to block b, row 0 to all.
     own_options : dict[str, Any]
         What `tier_options` gave for a model that is a tier's own.
+    skipped : frozenset[int]
+        Blocks that do not run while the model is in training mode, nor do the exits after them.
     """
 
     row_keys: tuple[str, ...] = ()
     own_options: Mapping[str, Any] = {}
+    skipped: frozenset[int] = frozenset()
 
     def __init__(
         self,
@@ -189,6 +192,8 @@ class AdapterModel(nn.Module, ABC):
         """Yield each exit and its logits as soon as its block has run; stop whenever enough."""
         state = self.begin(images)
         for block in range(1, self.reach(depth)[-1] + 1):
+            if self.training and block in self.skipped:
+                continue
             state, logits = self.advance(state, block)
             if logits is not None:
                 yield block, logits

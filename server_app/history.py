@@ -109,6 +109,7 @@ class History(Callback):
                     "bytes-down": client.bytes_down,
                     "bytes-up": client.bytes_up,
                     "refused": client.refused,
+                    **({"skipped": list(client.skipped)} if client.skipped else {}),
                 }
                 for client in report.clients
             ],

@@ -218,7 +218,7 @@ def make_server_optimizer(settings: Settings) -> ServerOptimizer:
         case "momentum":
             return ServerMomentum(**rate, momentum=settings.server_momentum)
         case "dyn":
-            return ServerDyn()
+            return ServerDyn(lasting=bool(settings.state_dir))
     adaptive = ServerYogi if settings.server_optimizer == "yogi" else ServerAdam
     return adaptive(
         **rate,

@@ -2,7 +2,7 @@
 
 from .activation import Activation, LinearActivation, PlateauActivation
 from .adapter_fedavg import AdapterFedAvg
-from .bank import FROZEN, KEPT, Bank
+from .bank import FROZEN, KEPT, SKIPPED, Bank
 from .callbacks import Callback, ClientRow, RoundReport
 from .codec import BYTES_PER_NUMBER, WIRE_DTYPES
 from .codec_grid import CodecGrid
@@ -11,6 +11,7 @@ from .errors import StrategyError
 from .exchange import receive
 from .exclusivefl import ExclusivePlanner
 from .held_out import HELD_OUT
+from .holdings import LASTING
 from .hyper_attention import HyperAttention
 from .inclusivefl import InclusiveFL, InclusivePlanner
 from .mofm import VALIDATION, StagePlanner, TwoStage
@@ -23,20 +24,12 @@ from .optimizers import (
     ServerSgd,
     ServerYogi,
 )
-from .plans import (
-    CutPlanner,
-    DepthPlanner,
-    KeepingPlanner,
-    Plan,
-    Planner,
-    Tier,
-    assign_tiers,
-    parse_tiers,
-)
+from .plans import CutPlanner, DepthPlanner, KeepingPlanner, Plan, Planner
 from .privacy import epsilon
 from .replies import REPORT
 from .rounds import PERSONALISE_PHASE
 from .rules import Aggregation
+from .tiers import Tier, assign_tiers, parse_tiers
 from .wire import Layout, plain_record, read_array, record_bytes
 
 __all__ = [
@@ -44,9 +37,11 @@ __all__ = [
     "FROZEN",
     "HELD_OUT",
     "KEPT",
+    "LASTING",
     "PERSONALISE_PHASE",
     "PROFILE",
     "REPORT",
+    "SKIPPED",
     "VALIDATION",
     "WIRE_DTYPES",
     "Activation",

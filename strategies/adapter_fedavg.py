@@ -16,6 +16,7 @@ from .callbacks import Callback, RoundReport
 from .codec import check_wire_dtype
 from .errors import StrategyError
 from .exchange import Exchange
+from .holdings import Holdings
 from .method_steps import MethodSteps
 from .nodes import NodeRegistry, Profile, sample, training_nodes
 from .optimizers import ServerDyn, ServerOptimizer, ServerSgd
@@ -139,6 +140,7 @@ class AdapterFedAvg(MethodSteps, FedAvg):
         self.seed = seed
         self.callbacks = list(callbacks)
         self.registry = NodeRegistry(ask=planner is not None, wire_dtype=wire_dtype)
+        self.holdings = Holdings()
         self.completed_rounds = 0
         self.last_round = 0
         self.timeout = 3600.0
@@ -223,7 +225,9 @@ class AdapterFedAvg(MethodSteps, FedAvg):
         phase: str,
     ) -> list[Message]:
         """Make one message per node, each with a content of its own."""
-        self.exchange = Exchange(self.report, message_type, phase, bank.layout, self.wire_dtype)
+        self.exchange = Exchange(
+            self.report, message_type, phase, bank.layout, self.wire_dtype, self.holdings
+        )
         personal = self.personal_vectors(chosen)
 
         def content(profile: Profile, plan: Plan | None) -> RecordDict:
@@ -231,6 +235,7 @@ class AdapterFedAvg(MethodSteps, FedAvg):
                 plan,
                 ConfigRecord({**config, "server-round": self.report.server_round}),
                 personal.get(profile.client_key, {}),
+                self.holdings.of(profile.node_id),
                 training=message_type != MessageType.EVALUATE,
                 array_key=self.arrayrecord_key,
                 config_key=self.configrecord_key,

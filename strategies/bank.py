@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from .holdings import LASTING
 from .plans import Plan, travelling
 from .wire import Layout, Vectors, plain_record
 
@@ -15,7 +17,10 @@ from .wire import Layout, Vectors, plain_record
 FROZEN = "frozen."
 # Config key of the units that a client trains and keeps.
 KEPT = "kept"
+# Config key of the blocks that a training leaves out.
+SKIPPED = "skipped"
 NOTHING: Mapping[str, np.ndarray] = MappingProxyType({})
+NOTHING_HELD: Mapping[str, str] = MappingProxyType({})
 
 
 class Bank:
@@ -36,6 +41,7 @@ class Bank:
         self._record: ArrayRecord | None = arrays
         # By unit and the shapes of its tensors: tiers may hold their leading parts alone.
         self._arrays: dict[tuple[str, tuple[tuple[int, ...], ...]], Array] = {}
+        self._versions: dict[tuple[str, tuple[tuple[int, ...], ...]], str] = {}
 
     def dtype(self, unit: str) -> np.dtype:
         """Return the dtype of a unit."""
@@ -100,12 +106,22 @@ class Bank:
         self.vectors.update(vectors)
         self._record = None
         self._arrays = {place: a for place, a in self._arrays.items() if place[0] not in vectors}
+        self._versions = {p: v for p, v in self._versions.items() if p[0] not in vectors}
+
+    def version(self, unit: str, plan: Plan) -> str:
+        """Return a mark of a unit's values, as the plan's tier holds them."""
+        place = unit, travelling(plan, self.layout).shapes[unit]
+        if place not in self._versions:
+            data = self.arrays([unit], plan)[unit].data
+            self._versions[place] = hashlib.sha256(data).hexdigest()[:16]
+        return self._versions[place]
 
     def content(
         self,
         plan: Plan | None,
         config: ConfigRecord,
         own: Mapping[str, np.ndarray] = NOTHING,
+        held: Mapping[str, str] = NOTHING_HELD,
         *,
         training: bool,
         array_key: str,
@@ -116,13 +132,20 @@ class Bank:
         Trained units are the Arrays of the record `array_key`; in an evaluation all units are.
         Frozen ones travel as bytes in the config, since Flower's client mods want exactly one
         ArrayRecord, with the keys of the reply. Vectors in `own` take the place of the bank's.
+        Lasting units are left out whose version the node holds, by `held`.
         """
-        units = self.layout.units if plan is None else plan.trained if training else plan.units
-        if plan is not None:
-            layout = travelling(plan, self.layout)
-            config.update({"depth": plan.depth, "layout": layout.fingerprint()})
-            config.update({KEPT: list(plan.kept)} if plan.kept else {})
-        if plan is not None and training:
-            frozen = self.arrays(plan.frozen, plan, own)
-            config.update({f"{FROZEN}{unit}": array.data for unit, array in frozen.items()})
+        if plan is None:
+            return RecordDict({array_key: self.arrays(self.layout.units), config_key: config})
+        config.update({"depth": plan.depth, "layout": travelling(plan, self.layout).fingerprint()})
+        config.update({KEPT: list(plan.kept)} if plan.kept else {})
+        config.update({SKIPPED: list(plan.skipped)} if plan.skipped and training else {})
+        versions = {unit: self.version(unit, plan) for unit in plan.lasting}
+        config.update({f"{LASTING}{unit}": version for unit, version in versions.items()})
+        units, frozen = list(plan.trained), list(plan.frozen)
+        if not training:
+            units += [unit for unit in frozen if unit not in versions]
+            frozen = list(versions)
+        missing = [unit for unit in frozen if unit not in held or held[unit] != versions.get(unit)]
+        for unit, array in self.arrays(missing, plan, own).items():
+            config[f"{FROZEN}{unit}"] = array.data
         return RecordDict({array_key: self.arrays(units, plan, own), config_key: config})

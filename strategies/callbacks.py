@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class ClientRow:
     """One client's part in a round: who it was, what it answered, what it cost.
 
-    `metrics` are the client's own, by name; `refused` is the reason where the reply was not used.
+    `metrics` are the client's own, by name; `refused` is the reason where the reply was not used;
+    `skipped` are blocks that its plan left out of the training.
     """
 
     client_key: str
@@ -28,6 +29,7 @@ class ClientRow:
     bytes_down: int = 0
     bytes_up: int = 0
     refused: str = ""
+    skipped: tuple[int, ...] = ()
 
 
 @dataclass

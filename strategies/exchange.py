@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from .callbacks import ClientRow, RoundReport
 from .codec_mod import Encoder, decode_reply
 from .errors import StrategyError
+from .holdings import Holdings
 from .nodes import Profile
 from .plans import Plan, Planner, travelling
 from .wire import Layout, record_bytes
@@ -73,6 +74,8 @@ class Exchange:
         Of the bank: which tensors are packed in an Array.
     wire_dtype : str
         A name in `WIRE_DTYPES`.
+    holdings : Holdings, optional
+        Hears who answered what.
     """
 
     def __init__(
@@ -82,12 +85,14 @@ class Exchange:
         phase: str,
         layout: Layout,
         wire_dtype: str = "fp32",
+        holdings: Holdings | None = None,
     ) -> None:
         self.report = report
         self.message_type = message_type
         self.phase = phase
         self.wire_dtype = wire_dtype
         self.layout = layout
+        self.holdings = holdings or Holdings()
         self._encoder = Encoder(wire_dtype)
         self._asked: dict[int, tuple[ClientRow, Plan | None, RecordDict]] = {}
 
@@ -107,7 +112,8 @@ class Exchange:
             self.report.clients.append(row)
             try:
                 if planner is not None:
-                    plan = planner(profile.tier, self.report.server_round)
+                    plan = planner(profile.tier, self.report.server_round, row.client_key)
+                    row.skipped = plan.skipped
             except StrategyError as error:
                 self.refuse(row, str(error))
                 continue
@@ -145,7 +151,10 @@ class Exchange:
     ) -> Iterator[tuple[ClientRow, Message, Plan | None]]:
         """Yield a reply with ordinary Arrays; nothing where they do not decode."""
         row, plan, sent = self._asked[node_id]
-        if not reply.has_error():
+        if reply.has_error():
+            self.holdings.forget(node_id)
+        else:
+            self.holdings.note(node_id, sent)
             row.bytes_up = record_bytes(reply.content)
         if not reply.has_error() and self.wire_dtype != "fp32":
             try:

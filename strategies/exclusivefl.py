@@ -17,7 +17,7 @@ class ExclusivePlanner(DepthPlanner):
     The plan of another tier says what it would train, which is what it personalises.
     """
 
-    def __call__(self, tier: str, server_round: int) -> Plan:
+    def __call__(self, tier: str, server_round: int, client: str = "") -> Plan:
         """Return the plan of a tier; it is the same in every round."""
         plan = super().__call__(tier, server_round)
         return replace(plan, drawn=plan.depth == max(self.ends.values()))

@@ -28,7 +28,8 @@ from .adapter_fedavg import AdapterFedAvg
 from .aggregation import Aggregator, HolderMean, Holders
 from .errors import StrategyError
 from .optimizers import ServerDyn, ServerOptimizer
-from .plans import SHARED, DepthPlanner, Plan, Tier
+from .plans import SHARED, DepthPlanner, Plan
+from .tiers import Tier
 from .wire import Vectors, first_part
 
 EXIT, BLOCK, HEAD = "exit", "block", "head"
@@ -72,7 +73,7 @@ class InclusivePlanner(DepthPlanner):
                     "end at different exits."
                 )
 
-    def __call__(self, tier: str, server_round: int) -> Plan:
+    def __call__(self, tier: str, server_round: int, client: str = "") -> Plan:
         """Return the plan of a tier; it is the same in every round."""
         end = super().__call__(tier, server_round).depth
         below = [u for u in self.units if not u.startswith(EXIT) and _number(u, BLOCK) < end]

@@ -243,11 +243,17 @@ class ServerDyn(ServerOptimizer):
     unweighted and the share is that of its clients among all clients. With the paper's h this is
     ``drift = -h / alpha``, so alpha is the clients' alone.
 
-    The clients' half is a vector each, which ends with the run. The drift mirrors these vectors, so
-    a checkpoint does not hold it: a resumed run begins both afresh.
+    The clients' half is a vector each. The drift mirrors these vectors, so a checkpoint holds it
+    only where they survive the run, too; otherwise a resumed run begins both afresh.
+
+    Parameters
+    ----------
+    lasting : bool
+        Whether the clients' vectors survive the run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, lasting: bool = False) -> None:
+        self.lasting = lasting
         self._drift: Vectors = {}
 
     def step(
@@ -269,11 +275,16 @@ class ServerDyn(ServerOptimizer):
             new[unit] = as_dtype(np.where(share > 0, mean + drift, bank[unit]), mean.dtype)
         return new
 
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the drift by unit, where the clients' half survives, too."""
+        return dict(self._drift) if self.lasting else {}
+
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Begin afresh, and say so."""
-        del state
-        log(
-            WARNING,
-            "server-optimizer: dyn begins afresh, on the server as on the clients, whose part "
-            "ended with the stopped run.",
-        )
+        """Take back what `state` returned; begin afresh and say so where that cannot be all."""
+        self._drift = dict(state)
+        if not self.lasting:
+            log(
+                WARNING,
+                "server-optimizer: dyn begins afresh, on the server as on the clients, whose part "
+                "ended with the stopped run; a state-dir keeps it.",
+            )

@@ -38,7 +38,7 @@ rounds 3
 =3
     '' is no setting; see docs/settings.md.
 'rounds 3=5'
-    'rounds 3' is no setting; did you mean rounds?
+    'rounds 3' is no setting; did you mean rounds or held-out-rounds?
 rounds=
     rounds: '' is not a whole number.
 rounds=ten

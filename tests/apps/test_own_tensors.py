@@ -10,7 +10,8 @@ import pytest
 from flwr.app import RecordDict
 from safetensors.numpy import load_file
 
-from client_app.own import OwnTensors
+from client_app.own import OwnTensors, keep_lasting
+from client_app.store import ClientStore
 from settings import SettingsError
 
 RunApp = Callable[..., Any]
@@ -18,9 +19,13 @@ LOCAL: dict[str, Any] = {"method": "local-attention", "rounds": 4, "evaluate_eve
 
 
 def own(place: RecordDict | Path, rounds: int = 2, run_id: str = "run") -> OwnTensors:
+    return OwnTensors(store(place, run_id), rounds)
+
+
+def store(place: RecordDict | Path, run_id: str = "run") -> ClientStore:
     if isinstance(place, Path):
-        return OwnTensors(RecordDict(), str(place), run_id, "client/7", rounds)
-    return OwnTensors(place, "", run_id, "client/7", rounds)
+        return ClientStore(RecordDict(), str(place), run_id, "client/7")
+    return ClientStore(place, "", run_id, "client/7")
 
 
 def values(number: float) -> dict[str, np.ndarray]:
@@ -61,6 +66,28 @@ def test_other_runs_are_left_alone(tmp_path: Path) -> None:
     own(tmp_path, run_id="one").save(1, values(1))
     assert own(tmp_path, run_id="two").before(5) == {}
     assert own(tmp_path, run_id="one").before(5)
+
+
+def test_tensors_that_were_not_trained_stay_as_they_were(place: RecordDict | Path) -> None:
+    own(place).save(2, {"a.B": np.ones(2, np.float32), "b.B": np.ones(2, np.float32)})
+    own(place).save(4, {"b.B": np.full(2, 4, np.float32)})
+    found = own(place).before(5)
+    assert {key: value[0] for key, value in found.items()} == {"a.B": 1, "b.B": 4}
+
+
+def test_a_lasting_unit_is_taken_from_what_came_once(place: RecordDict | Path) -> None:
+    """It comes, is left out, comes in another version, and is missed in a third."""
+    came = {"block1": np.arange(3, dtype=np.float32)}
+    assert keep_lasting(store(place), {"block1": "one"}, came) == {}
+    own(place).save(1, values(1))  # other tensors in the store are none of its business
+    found = keep_lasting(store(place), {"block1": "one"}, {})
+    np.testing.assert_array_equal(found["block1"], [0, 1, 2])
+    keep_lasting(store(place), {"block1": "two"}, {"block1": -1 * came["block1"]})
+    found = keep_lasting(store(place), {"block1": "two"}, {})
+    np.testing.assert_array_equal(found["block1"], [0, -1, -2])
+    for version in ("one", "three"):
+        with pytest.raises(SettingsError, match="no longer has 'block1'"):
+            keep_lasting(store(place), {"block1": version}, {})
 
 
 def test_a_damaged_file_gets_a_sentence(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from flwr.app import Context, Message
 from support import SMALL, Run
 
 from client_app.app import create_client_app
+from client_app.training import get_trainer
 from models import load_backbone
 from server_app.app import run
 from server_app.inprocess import InProcessGrid
@@ -91,18 +92,18 @@ def test_stale_adapters_of_another_client_do_not_matter(
     run_app: RunApp, variant: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every unit the plan does not bring is poisoned on the node before it trains."""
-    import client_app.app as app
+    from client_app.call import Call
 
     clean = run_app("clean", **variant, rounds=2)
-    load = app._load
+    load = Call.load
 
-    def poisoned(message: Any, node: Any, settings: Settings) -> Any:
-        model = app.get_trainer(settings, node.num_classes, node.tier).model
+    def poisoned(call: Call) -> Any:
+        model = get_trainer(call.settings, call.node.num_classes, call.node.tier).model
         for parameter in model.adapter_parameters().values():
             parameter.data.fill_(float("nan"))
-        return load(message, node, settings)
+        return load(call)
 
-    monkeypatch.setattr(app, "_load", poisoned)
+    monkeypatch.setattr(Call, "load", poisoned)
     assert same(clean.bank(), run_app("poisoned", **variant, rounds=2).bank())
 
 
