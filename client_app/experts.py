@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from client_app.predictor import (
-    EVALUATION_BATCH,
-    FeatureBudget,
-    FeatureCache,
-    Predictor,
-    exit_metrics,
-)
+from client_app.feature_cache import EVALUATION_BATCH, FeatureBudget, FeatureCache
+from client_app.predictor import Predictor, exit_metrics
 from data import BatchTransform, Part, split_client
 from models import GATE, Mixture, MofmModel, score_exits
 from settings import Settings
+from strategies import VALIDATION
 
 
 class ExpertPredictor(Predictor):
@@ -35,18 +32,33 @@ class ExpertPredictor(Predictor):
     ) -> None:
         super().__init__(experts, half=half)
         self.experts = experts
-        if budget:
-            self.cache = FeatureCache(experts, experts.feature_width, budget)
+        self.kept = FeatureCache(experts, budget) if budget else None
 
-    def _features(self, part: Part, transform: BatchTransform, depth: int | None) -> Tensor | None:
-        if self.cache is None or not self.experts.mixing:
-            return None
-        return self.cache.get(part, transform, depth, self.experts.feature_versions(depth))
-
-    def _answer(
-        self, pixels: Callable[[], Tensor], features: Tensor | None, depth: int | None
-    ) -> dict[int, Tensor]:
-        return self.experts(pixels(), depth, features)  # type: ignore[no-any-return]
+    def batches(
+        self,
+        part: Part,
+        transform: BatchTransform,
+        depth: int | None,
+        batch_size: int,
+        order: np.ndarray | None = None,
+    ) -> Iterator[tuple[dict[int, Tensor], Tensor]]:
+        """Yield what `Predictor.batches` does; in stage 2 a `Mixture` in place of the logits."""
+        if not self.experts.mixing:
+            yield from super().batches(part, transform, depth, batch_size, order)
+            return
+        order = np.arange(len(part)) if order is None else order
+        features = None
+        if self.kept is not None:
+            with self._autocast():
+                features = self.kept.get(part, transform, depth)
+        labels = torch.from_numpy(part.labels).to(self.model.device)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            pixels = transform(part.images.images[part.positions[chosen]])
+            with self._autocast():
+                fixed = None if features is None else features[chosen]
+                mixture = self.experts(pixels, depth, fixed)
+            yield mixture, labels[chosen]
 
     @torch.no_grad()
     def metrics(self, part: Part, transform: BatchTransform, depth: int) -> dict[str, float]:
@@ -94,3 +106,22 @@ def expert_passes(
     rest, held = hold_out(part, settings.gate_share, seed)
     passes = [([unit for unit in units if unit not in gates], rest), (gates, held)]
     return [(names, images) for names, images in passes if names and len(images)]
+
+
+def validation(
+    predictor: Predictor,
+    part: Part,
+    transform: BatchTransform,
+    depth: int,
+    settings: Settings,
+    seed: int,
+) -> dict[str, float]:
+    """Score the global expert on what its training leaves out, where a plateau decides.
+
+    `seed` is that of `expert_passes`.
+    """
+    is_expert = isinstance(predictor, ExpertPredictor) and not predictor.experts.mixing
+    if not is_expert or settings.activation != "plateau":
+        return {}
+    _, held = hold_out(part, settings.gate_share, seed)
+    return {VALIDATION: predictor.score(held, transform, depth).last} if len(held) else {}

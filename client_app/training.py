@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from client_app.dyn import DynTerm
-from client_app.predictor import FeatureBudget, Predictor
+from client_app.experts import ExpertPredictor, expert_passes, validation
+from client_app.feature_cache import FeatureBudget
+from client_app.predictor import Predictor
 from data import BatchTransform, Part, epoch_order
-from models import AdapterModel
+from models import AdapterModel, MofmModel
 from settings import Settings
-from wiring import Cut, get_cut, kept_prefixes, make_model, uses_bfloat16
+from wiring import Cut, absent_prefixes, get_cut, make_model, uses_bfloat16
 
 KEPT_OPTIMIZERS = 8
 
@@ -104,23 +106,44 @@ class Trainer:
     ----------
     predictor : Predictor
         The same model, for evaluation too.
-    kept : dict[str, np.ndarray]
-        Initial tensors, by key, of the units that clients keep.
+    initial : dict[str, np.ndarray]
+        Initial tensors, by key, of the units that a message may leave out.
     """
 
     def __init__(self, model: AdapterModel, settings: Settings) -> None:
         self.model = model
         self.settings = settings
         self.predictor = make_predictor(model, settings)
-        # What a client that has not trained yet has of the units that clients keep.
-        units = [unit for unit in model.units if unit.startswith(kept_prefixes(settings))]
-        self.kept = model.adapter_arrays(units) if units else {}
+        units = [unit for unit in model.units if unit.startswith(absent_prefixes(settings))]
+        self.initial = model.adapter_arrays(units)
         # By trained keys; a method that trains other units in each phase would pile them up.
         self._optimizer = lru_cache(maxsize=KEPT_OPTIMIZERS)(self._make_optimizer)
 
     def _make_optimizer(self, keys: tuple[str, ...]) -> torch.optim.Optimizer:
         parameters = self.model.adapter_parameters()
         return make_optimizer(self.settings, {key: parameters[key] for key in keys})
+
+    def _passes(
+        self, units: list[str], part: Part, client_key: str
+    ) -> list[tuple[list[str], Part]]:
+        """Return the passes of an epoch: what each trains, and on which images."""
+        if not isinstance(self.model, MofmModel):
+            return [(units, part)]
+        seed = client_seed(self.settings, 0, client_key)  # the same in every round
+        return expert_passes(self.model, units, part, self.settings, seed)
+
+    def _clip(self, trained: list[nn.Parameter]) -> None:
+        if self.settings.clip_value:
+            nn.utils.clip_grad_value_(trained, self.settings.clip_value)
+        if self.settings.clip_norm:
+            nn.utils.clip_grad_norm_(trained, self.settings.clip_norm)
+
+    def validate(
+        self, part: Part, transform: BatchTransform, depth: int, client_key: str
+    ) -> dict[str, float]:
+        """Score the model that came, where the server wants that; see `client_app/experts.py`."""
+        seed = client_seed(self.settings, 0, client_key)
+        return validation(self.predictor, part, transform, depth, self.settings, seed)
 
     def train(
         self,
@@ -140,10 +163,10 @@ class Trainer:
         """Train the units on a part of the data, at the round's learning rate or another.
 
         Gradients exist for these units alone, so autograd records nothing below the lowest of
-        them, and blocks above the last exit within `depth` do not run. `after_epoch` looks at the
-        model as it is after each epoch; it must neither train it nor draw random numbers. `term`
-        is a part of the loss, but not of the losses that are reported. Blocks in `skipped` do not
-        run.
+        them, and blocks above the last exit within `depth` do not run. A method may divide an
+        epoch into passes (`client_app/experts.py`). `after_epoch` looks at the model as it is after
+        each epoch; it must neither train it nor draw random numbers. `term` is a part of the loss,
+        but not of the losses that are reported. Blocks in `skipped` do not run.
         """
         start = time.perf_counter()
         self.model.train()
@@ -152,37 +175,38 @@ class Trainer:
         self.model.begin_round(server_round)
         trained = {k: p for k, p in self.model.adapter_parameters().items() if p.requires_grad}
         before = {key: parameter.detach().clone() for key, parameter in trained.items()}
-        optimizer = self._optimizer(tuple(trained))
-        restart(optimizer, rate or learning_rate(self.settings, server_round))
         seed = client_seed(self.settings, server_round, client_key)
+        steps = []
+        for names, images in self._passes(units, part, client_key):
+            keys = tuple(key for key in trained if key.split(".")[0] in names)
+            optimizer = self._optimizer(keys)
+            restart(optimizer, rate or learning_rate(self.settings, server_round))
+            steps.append((names, images, [trained[key] for key in keys], optimizer))
         generator = np.random.default_rng(seed)
         scores: dict[str, Tensor] = {}
-        seen = 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for _ in range(epochs):
                 scores.clear()
-                seen = 0
-                order = epoch_order(part.labels, self.settings.sampling, generator)
-                for logits, labels in self.predictor.batches(
-                    part, transform, depth, self.settings.batch_size, order
-                ):
-                    optimizer.zero_grad()
-                    loss = self.model.loss(logits, labels)
-                    loss.backward()
-                    if term is not None:
-                        term.add_gradient()
-                    if self.settings.clip_value:
-                        nn.utils.clip_grad_value_(trained.values(), self.settings.clip_value)
-                    if self.settings.clip_norm:
-                        nn.utils.clip_grad_norm_(list(trained.values()), self.settings.clip_norm)
-                    optimizer.step()
-                    _add_scores(scores, loss, logits, labels)
-                    seen += len(labels)
+                for names, images, own, optimizer in steps:
+                    self.model.set_trained(names)
+                    order = epoch_order(images.labels, self.settings.sampling, generator)
+                    for logits, labels in self.predictor.batches(
+                        images, transform, depth, self.settings.batch_size, order
+                    ):
+                        optimizer.zero_grad()
+                        loss = self.model.loss(logits, labels)
+                        loss.backward()
+                        if term is not None:
+                            term.add_gradient()
+                        self._clip(own)
+                        optimizer.step()
+                        _add_scores(scores, loss, logits, labels)
                 if after_epoch is not None:
                     after_epoch()
                     self.model.train()
-        optimizer.zero_grad()
+        self.model.zero_grad()
+        seen = sum(len(images) for _, images, _, _ in steps)
         changed = {k.split(".")[0] for k, old in before.items() if not torch.equal(old, trained[k])}
         metrics = {key: float(total) / seen for key, total in scores.items()}
         metrics |= {
@@ -196,6 +220,8 @@ class Trainer:
 def make_predictor(model: AdapterModel, settings: Settings) -> Predictor:
     """Return the predictor of a model, as the settings want it."""
     budget = _budget(settings.cache_megabytes) if settings.cache_megabytes else None
+    if isinstance(model, MofmModel):
+        return ExpertPredictor(model, budget=budget, half=uses_bfloat16(settings))
     return Predictor(model, budget=budget, half=uses_bfloat16(settings))
 
 

@@ -10,7 +10,6 @@ from .base import (
     SHARED,
     AdapterModel,
     ExitHead,
-    FixedFeaturesModel,
     State,
     block_unit,
 )
@@ -19,6 +18,7 @@ from .depthfl import DepthflModel
 from .evaluation import ExitScores, score_exits
 from .exits import ExitsModel
 from .exported import load_exported, write_exported
+from .fixed_features import FixedFeaturesModel
 from .gates import PRIVATE_GATES, Mixture
 from .hyper_attention import HEAD, PERSONAL, HyperAttentionModel
 from .hypernetwork import Hypernetwork, HypernetworkTrainer

@@ -29,12 +29,6 @@ def block_unit(block: int) -> str:
     return f"{BLOCK}{block}"
 
 
-def block_number(unit: str) -> int:
-    """Return b for ``block<b>``, ``head<b>`` and their like, and 0 for what no block owns."""
-    found = re.search(r"\d+$", unit)
-    return int(found.group()) if found else 0
-
-
 class ExitHead(nn.Sequential):
     """Layer norm and linear layer: class token ``(B, D)`` to logits ``(B, C)``."""
 
@@ -198,6 +192,11 @@ class AdapterModel(nn.Module, ABC):
             if logits is not None:
                 yield block, logits
 
+    def block_of(self, unit: str) -> int:
+        """Return the block (from 1) before which a unit does not act; 0 where there is none."""
+        found = re.search(r"\d+$", unit)
+        return int(found.group()) if found else 0
+
     def reach(self, depth: int | None = None) -> tuple[int, ...]:
         """Return the exits within `depth` blocks (all without one)."""
         exits = tuple(e for e in self.exits if depth is None or e <= depth)
@@ -253,7 +252,8 @@ class AdapterModel(nn.Module, ABC):
         A model built anew with these exits takes these tensors.
         """
         exits = self.reach(depth)
-        return exits, self.adapter_arrays([u for u in self.units if block_number(u) <= exits[-1]])
+        above = {unit for unit in self.units if self.block_of(unit) > exits[-1]}
+        return exits, self.adapter_arrays(self.units.keys() - above)
 
     def load_adapters(self, tensors: Mapping[str, np.ndarray]) -> None:
         """Copy tensors into the adapters, in place; others stay.
@@ -281,20 +281,3 @@ class AdapterModel(nn.Module, ABC):
         """Let only these units have gradients."""
         for key, parameter in self._adapters.items():
             parameter.requires_grad_(key.split(".")[0] in units)
-
-
-class FixedFeaturesModel(AdapterModel):
-    """A model whose heads may read what training leaves alone; it can be kept for each image."""
-
-    @property
-    @abstractmethod
-    def has_fixed_features(self) -> bool:
-        """Whether, as this model was built, nothing trained acts before the heads."""
-
-    @abstractmethod
-    def features(self, images: Tensor, depth: int | None = None) -> Tensor:
-        """Return what the heads within `depth` read, ``(B, exits, D)``, without gradients."""
-
-    @abstractmethod
-    def predict_from(self, features: Tensor, depth: int | None = None) -> dict[int, Tensor]:
-        """Return from the `features` of a depth what `forward` returns for it."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import NO_ADAPTER
-from .base import ExitHead, FixedFeaturesModel, State, block_unit
+from .base import ExitHead, State, block_unit
+from .fixed_features import FixedFeaturesModel
 
 
 class ExitsModel(FixedFeaturesModel):

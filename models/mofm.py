@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from .adapters import NO_ADAPTER, Adapter, AdapterSpec, FixedFactorLora, build_adapter
 from .backbone import Backbone
-from .base import EMBED, AdapterModel, ExitHead, State, block_number, block_unit
+from .base import EMBED, AdapterModel, ExitHead, State, block_unit
 from .gates import FIXED_GATES, READING_GATES, Mixture, build_gate
 
 GATE, HEAD = "gate", "head"  # how the names of units begin
@@ -219,7 +219,7 @@ class MofmModel(AdapterModel):
         versions, value, last = [], 0, -1
         for e in self.reach(depth):
             for unit in self.units:
-                if not unit.startswith((LOCAL, GATE)) and last < block_number(unit) <= e:
+                if not unit.startswith((LOCAL, GATE)) and last < self.block_of(unit) <= e:
                     for tensor in self.adapter_arrays([unit]).values():
                         value = zlib.crc32(tensor.tobytes(), value)
             versions.append(value)

@@ -213,18 +213,26 @@ def write_summary(
     settings: Settings, strategy: AdapterFedAvg, model: AdapterModel, output: Path
 ) -> Row:
     """Draw summary.json from the rows of the run."""
-    layout = get_layout(model)
-    assert strategy.planner is not None
-    plans = {tier.name: strategy.planner(tier.name, 1) for tier in get_tiers(settings)}
+    layout, planner = get_layout(model), strategy.planner
+    assert planner is not None
+
+    def trained(tier: str, server_round: int, client: str = "") -> int:
+        plan = planner(tier, server_round, client)
+        return sum((plan.layout or layout).size(unit) for unit in plan.trained if plan.drawn)
+
+    clients = read_rows(output / "clients.jsonl")
+    sent = [row for row in clients if row["phase"] == "train" and not row["refused"]]
+    rounds = {1, *(row["round"] for row in sent)}
     adapters = sum(layout.size(unit) for unit in layout.units)
     summary = summarise(
         settings,
         read_rows(output / "metrics.jsonl"),
-        read_rows(output / "clients.jsonl"),
+        clients,
         trainable={
-            name: sum((plan.layout or layout).size(unit) for unit in plan.trained if plan.drawn)
-            for name, plan in plans.items()
+            tier.name: max(trained(tier.name, number) for number in rounds)
+            for tier in get_tiers(settings)
         },
+        sent=sum(trained(row["tier"], row["round"], row["client"]) for row in sent),
         full_model_parameters=get_backbone(settings).num_parameters() + adapters,
         bytes_per_number=BYTES_PER_NUMBER[settings.wire_dtype],
     )

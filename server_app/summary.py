@@ -24,6 +24,7 @@ def summarise(
     clients: list[Row],
     *,
     trainable: Mapping[str, int],
+    sent: int,
     full_model_parameters: int,
     bytes_per_number: int,
 ) -> Row:
@@ -35,7 +36,9 @@ def summarise(
     metrics, clients : list[Row]
         The rows of metrics.jsonl and clients.jsonl.
     trainable : Mapping[str, int]
-        Trained parameters of each tier.
+        Trained parameters of each tier; the most of any round.
+    sent : int
+        Trained parameters in all replies that count.
     full_model_parameters : int
         Backbone and adapters together.
     bytes_per_number : int
@@ -44,13 +47,13 @@ def summarise(
     Returns
     -------
     Row
-        ``personalisation`` and ``privacy`` are there when the run had them.
+        ``personalisation``, ``privacy`` and ``client-accuracy-of`` are there when the run had them;
+        the last is what clients scored besides, by name.
         ``bytes`` are sums over all training messages of the run; ``full-model`` is what the same
         messages would have cost, both ways, with every weight in fp32. ``worst-decile`` is the
         mean of the worst tenth of the clients (one at least).
     """
     trained = [row for row in clients if row["phase"] == "train"]
-    used = [row for row in trained if not row["refused"]]
     evaluated = [row for row in metrics if any(k.startswith(EXIT_ACCURACY) for k in row)]
     central = evaluated[-1] if evaluated else {}
     return {
@@ -66,10 +69,11 @@ def summarise(
             **({"mean": central["accuracy-mean"]} if central else {}),
         },
         "client-accuracy": _client_accuracy(last_evaluation(clients), list(trainable)),
+        **_further_accuracies(last_evaluation(clients), list(trainable)),
         "bytes": {
             "up": sum(row["bytes-up"] for row in trained),
             "down": sum(row["bytes-down"] for row in trained),
-            "minimum-up": sum(trainable[row["tier"]] for row in used) * bytes_per_number,
+            "minimum-up": sent * bytes_per_number,
             "full-model": 2 * 4 * full_model_parameters * len(trained),
             "evaluate-up": sum(row.get("evaluate-bytes-up", 0) for row in metrics),
             "evaluate-down": sum(row.get("evaluate-bytes-down", 0) for row in metrics),
@@ -93,6 +97,18 @@ def _client_accuracy(rows: list[Row], tiers: list[str], key: str = "accuracy") -
         "worst-decile": mean(values[: max(1, len(values) // 10)]),
         **{tier: mean(found) for tier, found in of_tier.items() if found},
     }
+
+
+def _further_accuracies(rows: list[Row], tiers: list[str]) -> Row:
+    """What clients scored besides: the pooled test set, and parts of their model, by name."""
+    keys = [key for key in rows[0] if key.endswith("-accuracy")] if rows else []
+    found = {
+        key.removesuffix("-accuracy"): _client_accuracy(
+            [row for row in rows if key in row], tiers, key
+        )
+        for key in keys
+    }
+    return {"client-accuracy-of": found} if found else {}
 
 
 def _personalisation(settings: Settings, clients: list[Row], tiers: list[str]) -> Row:

@@ -42,8 +42,10 @@ class DataSettings:
         "set, divided like the training data.",
         choices=("split", "central"),
     )
-    pooled_test: bool = setting(
-        False, "Simulated clients score the server's whole test set, too."
+    test_pooled: bool = setting(
+        False,
+        "Simulated clients score the server's whole test set, too, where they keep a part of the "
+        "model to themselves.",
     )
     test_share: float = setting(
         0.2, "Share of a client's data that is split off as its test part.", above=0, maximum=0.9

@@ -69,6 +69,11 @@ class Settings(RunSettings, ServerSettings, TrainingSettings, DataSettings, Mode
                 f"stage-one-rounds: {first:g} is neither a whole number up to the rounds of "
                 f"{self.rounds} nor, below 1, a share of them; correct it."
             )
+        if self.activation == "plateau" and not self.gate_share:
+            raise SettingsError(
+                "activation: plateau needs a gate-share above 0, as the accuracy on this share "
+                "decides; raise it, or choose another activation."
+            )
 
     @property
     def stage_one(self) -> int:

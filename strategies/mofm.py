@@ -106,12 +106,10 @@ class TwoStage(AdapterFedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average as ever; then let the activation hear how good the round's model was."""
         arrays, metrics = super().aggregate_train(server_round, replies)
+        self.report.figures["active-blocks"] = self.activation(server_round)
         if metrics is not None and VALIDATION in metrics:
             accuracy = float(metrics[VALIDATION])  # type: ignore[arg-type]  # a mean
-            self.report.figures |= {
-                VALIDATION: accuracy,
-                "active-blocks": self.activation(server_round),
-            }
+            self.report.figures[VALIDATION] = accuracy
             self.activation.note(server_round, accuracy)
         return arrays, metrics
 

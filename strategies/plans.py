@@ -123,10 +123,10 @@ class DepthPlanner:
                 f"{', '.join(self.tiers)}. Set tier in its --node-config to one of these."
             )
         end = self.ends[tier]
-        reached = [unit for unit in self.units if _block_number(unit) <= end]
+        reached = [unit for unit in self.units if block_number(unit) <= end]
         lowest = end - self.tiers[tier].trained
         # Who trains all its blocks trains what is below them, too.
-        trained = [u for u in reached if u == SHARED or lowest <= 0 or _block_number(u) > lowest]
+        trained = [u for u in reached if u == SHARED or lowest <= 0 or block_number(u) > lowest]
         return Plan(end, tuple(trained), tuple(u for u in reached if u not in trained))
 
 
@@ -175,7 +175,7 @@ class KeepingPlanner:
         )
 
 
-def _block_number(unit: str) -> int:
+def block_number(unit: str) -> int:
     """Return b for ``block<b>``, ``personal<b>`` and their like, and 0 for what no block owns."""
     found = re.search(r"\d+$", unit)
     return int(found.group()) if found else 0

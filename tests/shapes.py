@@ -8,11 +8,17 @@ from transformers import ViTConfig, ViTModel
 from models import Backbone, Block
 
 
-def shaped_backbone(width: int, heads: int) -> Backbone:
-    """A ViT of 12 blocks without weights worth the name, for counting."""
-    config = ViTConfig(hidden_size=width, num_attention_heads=heads, intermediate_size=4 * width)
-    with torch.device("meta"):
+def shaped_backbone(width: int, heads: int, depth: int = 12, device: str = "meta") -> Backbone:
+    """A ViT without weights worth the name, for counting; on a real device it can run, too."""
+    config = ViTConfig(
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+    )
+    with torch.device(device):
         model = ViTModel(config, add_pooling_layer=False)
+    model.set_attn_implementation("sdpa")
     blocks = [
         Block(layer.layernorm_before, layer.attention, layer.layernorm_after, layer.mlp)
         for layer in model.layers

@@ -116,6 +116,7 @@ def write_files(
         metrics,
         clients,
         trainable=trainable,
+        sent=sum(100 for row in clients if row["phase"] == "train" and not row["refused"]),
         full_model_parameters=10_000,
         bytes_per_number=4,
     )

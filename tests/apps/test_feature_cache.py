@@ -11,8 +11,9 @@ from support import SMALL, Run
 from torch import Tensor
 
 from client_app.app import app
+from client_app.feature_cache import FeatureBudget, FeatureCache
 from client_app.node import simulated_nodes
-from client_app.predictor import FeatureBudget, FeatureCache, Predictor
+from client_app.predictor import Predictor
 from client_app.training import get_trainer, make_predictor
 from data import BatchTransform, ImageSet, Part
 from models import AdapterModel, AdapterSpec, Backbone, build_model

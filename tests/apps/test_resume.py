@@ -25,6 +25,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "depthfl": {"method": "depthfl", "depthfl_ramp_rounds": 4, "adapter": "ssf"},
     "scalefl": {"method": "scalefl", "adapter": "full"},
     "exclusivefl": {"method": "exclusivefl", "adapter": "serial", "adapter_rank": 4},
+    "mofm": {
+        "method": "mofm",
+        "stage_one_rounds": 3,
+        "activation": "plateau",
+        "activation_patience": 1,
+    },
     "adam": {"method": "exits", "server_optimizer": "adam"},
     "inclusivefl": {
         "method": "inclusivefl",

@@ -20,6 +20,8 @@ from models import (
     write_exported,
 )
 
+# The mixture has all parts of this method in its answers.
+OPTIONS: dict[str, dict[str, Any]] = {"mofm": {"mixing": True}}
 COMBINATIONS = [(method, kind) for method in METHODS for kind in ADAPTERS]
 
 
@@ -28,7 +30,8 @@ def model(request: pytest.FixtureRequest, tiny_vit: Path) -> AdapterModel:
     """A model with all adapters away from their start."""
     method, kind = request.param
     spec = AdapterSpec(kind, 4)
-    built = build_model(method, load_backbone(str(tiny_vit)), (2, 4, 6), 3, adapter=spec)
+    backbone, options = load_backbone(str(tiny_vit)), OPTIONS.get(method, {})
+    built = build_model(method, backbone, (2, 4, 6), 3, adapter=spec, **options)
     generator = torch.Generator().manual_seed(1)
     for tensor in built.adapter_parameters().values():
         tensor.data += 0.1 * torch.randn(tensor.shape, generator=generator)
@@ -79,7 +82,7 @@ def test_a_devices_exported_model_gives_the_logits_it_had(
 ) -> None:
     """Built anew from what `ending_at` copies out, it holds no block above its last exit."""
     method = request.node.callspec.params["model"][0]
-    own = type(model).tier_options(model.exits, depth)
+    own = {**OPTIONS.get(method, {}), **type(model).tier_options(model.exits, depth)}
     device = build_model(
         method, load_backbone(str(tiny_vit)), (2, 4, 6), 3, adapter=model.adapter, **own
     )
@@ -93,10 +96,13 @@ def test_a_devices_exported_model_gives_the_logits_it_had(
     expected = device.eval()(images(), depth)
     exits, tensors = device.ending_at(depth)
     last = 2 * (depth // 2)
-    assert {int(key[5]) for key in tensors if key.startswith("block")} <= set(range(1, last + 1))
+    within = {"shared", "embed", "local-embed"}
+    for name in ("block", "head", "gate", "local-block", "local-head"):
+        within |= {f"{name}{b}" for b in range(1, last + 1)}
+    assert {key.split(".")[0] for key in tensors} <= within
     write_exported(tmp_path, tensors, describe(method, device, exits, tiny_vit), {})
     exported = load_exported(tmp_path).model
-    assert {*exported.units} <= {"shared", "embed", *(f"block{b}" for b in range(1, last + 1))}
+    assert {*exported.units} <= within
     answers = exported(images())
     assert list(answers) == list(expected)
     assert max(answers) == last

@@ -33,6 +33,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "exclusivefl": ("exclusivefl", {}),
     "inclusivefl": ("inclusivefl", {}),
     "inclusivefl+parallel": ("inclusivefl", {"adapter": AdapterSpec("parallel", 4)}),
+    "mofm": ("mofm", {"mixing": True}),
+    "mofm both factors": ("mofm", {"mixing": True, "factors": "both", "gate": "scalar"}),
     "scalefl": ("scalefl", {}),
     "scalefl+parallel": ("scalefl", {"adapter": AdapterSpec("parallel", 4)}),
     "scalefl+lora": ("scalefl", {"adapter": AdapterSpec("lora", 4, targets=("q", "o", "fc1"))}),
@@ -225,7 +227,8 @@ def test_copies_out_do_not_follow_later_training(model: AdapterModel) -> None:
 
 def test_the_first_part_of_every_key_is_its_unit(model: AdapterModel) -> None:
     for key in model.adapter_parameters():
-        assert re.fullmatch(r"shared|embed|block[1-6]|exit[24]", key.split(".")[0])
+        unit = r"shared|embed|(local-)?(block[1-6]|head[246])|exit[24]|gate[246]"
+        assert re.fullmatch(unit, key.split(".")[0])
 
 
 def test_seeds_repeat(tiny_vit: Path) -> None:
