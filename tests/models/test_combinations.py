@@ -97,7 +97,7 @@ def test_a_devices_exported_model_gives_the_logits_it_had(
     exits, tensors = device.ending_at(depth)
     last = 2 * (depth // 2)
     within = {"shared", "embed", "local-embed"}
-    for name in ("block", "head", "gate", "local-block", "local-head"):
+    for name in ("block", "head", "gate", "personal", "local-block", "local-head"):
         within |= {f"{name}{b}" for b in range(1, last + 1)}
     assert {key.split(".")[0] for key in tensors} <= within
     write_exported(tmp_path, tensors, describe(method, device, exits, tiny_vit), {})
