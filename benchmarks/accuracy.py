@@ -19,9 +19,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -30,9 +28,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from settings import Settings, SettingsError, load_toml
+from runs import finish_run
 
-SIMULATION = Path(__file__).parents[1] / "run_simulation.py"
+from settings import Settings, SettingsError
+
 METHODS = ("exits", "accumulator", "reefl", "depthfl", "inclusivefl", "scalefl", "exclusivefl")
 ALPHAS, SEEDS = (0.1, 1.0), (0, 1, 2)
 PROTOCOL: dict[str, Any] = {
@@ -65,36 +64,6 @@ RATES = [(rate, factor) for rate in (0.001, 0.002) for factor in (10.0, 40.0)]
 HEAD_RATES = [(0.001, factor) for factor in (10.0, 20.0, 40.0, 80.0)]
 
 
-def run(folder: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the summary of a run, which is run, continued or read as far as it got before."""
-    values = {**values, "output-dir": str(folder)}
-    summary, written = folder / "summary.json", folder / "settings.toml"
-    if written.exists():
-        earlier = load_toml(written)
-        changed = [key for key, value in values.items() if earlier.get(key) != value]
-        if changed:
-            sys.exit(
-                f"{folder} holds a run with another {' and '.join(changed)}; remove it, or give "
-                "another --output."
-            )
-        if (folder / "checkpoint").exists():
-            values["resume"] = str(folder)
-    if not summary.exists():
-        print(f"{folder.name} ...", file=sys.stderr, flush=True)
-        command = ["nice", "-n", "19", sys.executable, str(SIMULATION)]
-        done = subprocess.run(
-            [*command, *(f"{key}={_text(value)}" for key, value in values.items())],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0"},
-            check=False,
-        )
-        if done.returncode:
-            sys.exit(f"{folder.name}: {done.stderr.strip()}")
-    return dict(json.loads(summary.read_text()))
-
-
 def tune(method: str, output: Path, values: Mapping[str, Any]) -> dict[str, float]:
     """Return the best of a method's trials, each of half the rounds, by the clients' accuracy."""
     heads_alone = method not in MODULATING and values.get("adapter", "none") == "none"
@@ -104,7 +73,7 @@ def tune(method: str, output: Path, values: Mapping[str, Any]) -> dict[str, floa
         given = {**values, "method": method, **OPTIONS.get(method, {}), **TUNING}
         given |= {"learning-rate": rate, "head-rate": factor, "rounds": values["rounds"] // 2}
         name = f"tune-{method}-{rate:g}-{factor:g}"
-        scores[rate, factor] = run(output / name, given)["client-accuracy"]["mean"]
+        scores[rate, factor] = finish_run(output / name, given)["client-accuracy"]["mean"]
     best = max(scores, key=lambda trial: scores[trial])
     for trial, score in scores.items():
         mark = " <" if trial == best else ""
@@ -138,10 +107,6 @@ def table(summaries: Mapping[str, list[dict[str, Any]]]) -> Iterable[str]:
     yield f"| --- |{' ---: |' * (len(exits) + 5)}"
     for method, found in summaries.items():
         yield row(method, found)
-
-
-def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def parse() -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -189,7 +154,7 @@ def main() -> int:
         for seed, method in itertools.product(options.seeds, options.methods):
             values = {**protocol, "method": method, **OPTIONS.get(method, {}), **rates[method]}
             folder = output / f"{method}-alpha{alpha:g}-seed{seed}"
-            found = run(folder, {**values, "alpha": alpha, "seed": seed})
+            found = finish_run(folder, {**values, "alpha": alpha, "seed": seed})
             summaries.setdefault(method, []).append(found)
         print(f"\nalpha {alpha:g}, seeds {', '.join(map(str, options.seeds))}\n")
         print("\n".join(table(summaries)), flush=True)

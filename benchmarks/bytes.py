@@ -1,4 +1,4 @@
-"""Bytes per tier and round: ReeFL, heads alone, and adapters of every kind beside the heads.
+"""Bytes per tier and round: ReeFL, heads alone, adapters of every kind, personal attention.
 
 ``python benchmarks/bytes.py``
 
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from run_simulation import run_in_process
 from settings import Settings
 
-DEPTHS, CLASSES, IMAGES = (3, 6, 9, 12), 100, 2
+DEPTHS, CLASSES, IMAGES, WIDTH = (3, 6, 9, 12), 100, 2, 384
 SETTINGS: dict[str, Any] = {
     "exits": "4",
     "tiers": "; ".join(f"exit{d} depth={d} clients={n}" for n, d in enumerate(DEPTHS)),
@@ -47,6 +47,13 @@ REGIMES: dict[str, dict[str, Any]] = {
     "heads + serial": {"method": "exits", "adapter": "serial", "adapter-rank": 32},
     "heads + ssf": {"method": "exits", "adapter": "ssf"},
     "heads + full": {"method": "exits", "adapter": "full"},
+    "hyper-attention, B": {"method": "hyper-attention", "attention-rank": 4},
+    "hyper-attention, whole": {
+        "method": "hyper-attention",
+        "attention-form": "projections",
+        "hyper-attention-zero-start": False,
+        "hyper-attention-max-parameters": 10**9,
+    },
 }
 REEFL, HEAD = 469_914, 39_268
 PER_BLOCK = {"lora": 49_152, "parallel": 49_984, "serial": 49_984, "ssf": 8_448, "full": 1_774_464}
@@ -58,6 +65,9 @@ def expected(regime: dict[str, Any], depth: int) -> int:
     """Return the parameters that a tier trains, counted from the published shapes."""
     if regime["method"] == "reefl":
         return REEFL
+    if regime["method"] == "hyper-attention":
+        heads = HEAD * sum(block <= depth for block in DEPTHS)
+        return heads + 3 * WIDTH * depth * regime.get("attention-rank", WIDTH)
     kind = regime.get("adapter", "none")
     exits = sum(block <= depth for block in DEPTHS)
     heads = exits * (HEAD + PER_HEAD.get(kind, 0))
@@ -66,7 +76,7 @@ def expected(regime: dict[str, Any], depth: int) -> int:
 
 def write_inputs(folder: Path) -> None:
     """Write a ViT of DeiT-S's shapes and a few pictures of every class."""
-    config = ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536)
+    config = ViTConfig(hidden_size=WIDTH, num_attention_heads=6, intermediate_size=1536)
     ViTModel(config, add_pooling_layer=False).save_pretrained(folder / "vit")
     ViTImageProcessor().save_pretrained(folder / "vit")
     count = IMAGES * len(DEPTHS)

@@ -18,7 +18,7 @@ from data import (
     partition_test,
     split_client,
 )
-from settings import Settings, SettingsError
+from settings import Settings, SettingsError, read_path
 from strategies import assign_tiers
 from wiring import get_source, get_tiers, get_transform
 
@@ -177,6 +177,9 @@ def _node(
     settings: Settings,
     folders: tuple[str, str],
 ) -> LocalNode:
+    personal_dir, state_dir = folders
+    if state_dir:
+        state_dir = str(read_path("state-dir", state_dir))
     return LocalNode(
         key,
         tier,
@@ -185,7 +188,8 @@ def _node(
         source,
         get_transform(settings, source, training=True),
         get_transform(settings, source, training=False),
-        *folders,
+        personal_dir,
+        state_dir,
     )
 
 

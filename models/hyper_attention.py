@@ -13,8 +13,10 @@ keeps its own, or, to compare, they are averaged like everything else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,6 +36,14 @@ def personal_unit(block: int) -> str:
     return f"{PERSONAL}{block}"
 
 
+def linear_place(block: Block, slot: str) -> str:
+    """Return where a projection's own linear layer is, within what an adapter made of it."""
+    outer = f"self_attention.{slot}"
+    named = block.get_submodule(outer).named_modules()
+    inner = next(name for name, module in named if isinstance(module, nn.Linear))
+    return f"{outer}.{inner}".removesuffix(".")
+
+
 class PersonalFactors(nn.Module):
     """Low-rank changes of the three projections of a block: ``B`` personal, ``A`` fixed.
 
@@ -41,13 +51,13 @@ class PersonalFactors(nn.Module):
     that it is the same on every machine.
     """
 
-    def __init__(self, block: Block, number: int, rank: int, scaling: float, seed: int) -> None:
+    def __init__(self, width: int, number: int, rank: int, scaling: float, seed: int) -> None:
         super().__init__()
         self.scaling = scaling
-        self.B = nn.Parameter(torch.zeros(len(SLOTS), block.width, rank))
+        self.B = nn.Parameter(torch.zeros(len(SLOTS), width, rank))
         generator = torch.Generator().manual_seed(seed * 1000 + number)
-        drawn = torch.rand(len(SLOTS), rank, block.width, generator=generator)
-        self.register_buffer("A", (2 * drawn - 1) / block.width**0.5)
+        drawn = torch.rand(len(SLOTS), rank, width, generator=generator)
+        self.register_buffer("A", (2 * drawn - 1) / width**0.5)
 
     def project(self, frozen: nn.Linear, slot: int, tokens: Tensor) -> Tensor:
         """Apply the changed projection to tokens ``(B, N, D)``."""
@@ -58,12 +68,18 @@ class PersonalFactors(nn.Module):
 
 
 class PersonalWeights(nn.Module):
-    """Whole personal weights of the three projections; biases stay those of the backbone."""
+    """Whole personal weights in place of those of the three projections, whose biases stay.
 
-    def __init__(self, attention: nn.Module) -> None:
+    A weight that would be trained (`adapter=full`) is taken out of its layer: nobody reads it any
+    more, so it must not travel either.
+    """
+
+    def __init__(self, linears: Sequence[nn.Linear]) -> None:
         super().__init__()
-        weights = [attention.get_submodule(slot).get_parameter("weight") for slot in SLOTS]
-        self.W = nn.Parameter(torch.stack([weight.detach().clone() for weight in weights]))
+        self.W = nn.Parameter(torch.stack([linear.weight.detach().clone() for linear in linears]))
+        for linear in linears:
+            if linear.weight.requires_grad:
+                linear.register_parameter("weight", None)
 
     def project(self, frozen: nn.Linear, slot: int, tokens: Tensor) -> Tensor:
         """Apply the personal projection to tokens ``(B, N, D)``."""
@@ -71,7 +87,7 @@ class PersonalWeights(nn.Module):
 
 
 class PersonalLinear(nn.Module):
-    """A projection of the backbone, with its personal part."""
+    """The linear layer of a projection, with its personal part."""
 
     def __init__(self, frozen: nn.Linear, slot: int, personal: nn.Module) -> None:
         super().__init__()
@@ -124,11 +140,13 @@ class HyperAttentionModel(ExitsModel):
             for number in self.exits
         }
         for number in range(1, self.exits[-1] + 1):
-            block = copy_structure(self.block(number))
-            attention, personal = block.self_attention, self._personal(block, number)
-            for slot, name in enumerate(SLOTS):
-                frozen: Any = attention.get_submodule(name)
-                attention.set_submodule(name, PersonalLinear(frozen, slot, personal))
+            adapted = self.block(number)
+            places = [linear_place(adapted, slot) for slot in SLOTS]
+            personal = self._personal([adapted.get_submodule(place) for place in places], number)
+            block = copy_structure(adapted)
+            for slot, place in enumerate(places):
+                frozen: Any = block.get_submodule(place)
+                block.set_submodule(place, PersonalLinear(frozen, slot, personal))
             self._blocks[number - 1] = block
             units[personal_unit(number)] = {"attention": personal}
         return units
@@ -143,10 +161,18 @@ class HyperAttentionModel(ExitsModel):
         head: nn.Module = self.part(f"{HEAD}{block}", "head")
         return head
 
-    def _personal(self, block: Block, number: int) -> nn.Module:
+    def ending_at(self, depth: int) -> tuple[tuple[int, ...], dict[str, np.ndarray]]:
+        """Copy out the model of a device of this depth; see `AdapterModel.ending_at`."""
+        exits, tensors = super().ending_at(depth)
+        numbers = range(exits[-1] + 1, self.exits[-1] + 1)
+        above = {unit for n in numbers for unit in (personal_unit(n), f"{HEAD}{n}")}
+        return exits, {key: v for key, v in tensors.items() if key.split(".")[0] not in above}
+
+    def _personal(self, linears: Sequence[Any], number: int) -> nn.Module:
         if self.form == "projections":
-            return PersonalWeights(block.self_attention)
-        return PersonalFactors(block, number, self.rank, self.alpha / self.rank, self.factor_seed)
+            return PersonalWeights(linears)
+        scaling = self.alpha / self.rank
+        return PersonalFactors(self.backbone.width, number, self.rank, scaling, self.factor_seed)
 
     @property
     def has_fixed_features(self) -> bool:

@@ -171,17 +171,23 @@ class HypernetworkTrainer:
         Raises
         ------
         ModelError
-            When a tensor is missing or has another shape.
+            When a weight is missing, or a tensor has another shape or values that are not finite.
         """
         for name, parameter in self.network.named_parameters():
             weight = state.get(f"weight.{name}")
-            if weight is None or weight.shape != tuple(parameter.shape):
+            momentum = state.get(f"momentum.{name}")
+            fits = weight is not None and all(
+                found.shape == tuple(parameter.shape) and np.isfinite(found).all()
+                for found in (weight, momentum)
+                if found is not None
+            )
+            if not fits:
                 raise ModelError(
-                    f"resume: the checkpoint's hypernetwork does not fit at '{name}'; resume with "
-                    "the settings it was written with."
+                    f"resume: the checkpoint's hypernetwork does not fit at '{name}'; resume from "
+                    "another copy."
                 )
             parameter.copy_(torch.from_numpy(weight))
-            if (momentum := state.get(f"momentum.{name}")) is not None:
+            if momentum is not None:
                 self.optimizer.state[parameter]["momentum_buffer"] = torch.from_numpy(
                     momentum.copy()
                 )

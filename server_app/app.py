@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from logging import ERROR, WARNING
 from pathlib import Path
@@ -83,6 +84,8 @@ def run(
     strategy = make_strategy(settings, model)
     if simulated:
         simulated_nodes(settings)  # what cannot be divided among them is told before the start
+        if settings.state_dir:
+            check_state_dir(read_path("state-dir", settings.state_dir))
     if checkpoint:
         checkpoint.check(model.adapter_arrays())
         model.load_adapters(checkpoint.bank)
@@ -155,6 +158,26 @@ def prepare_folder(output: Path, settings: Settings, *, keep: bool) -> None:
         raise SettingsError(
             f"output-dir: {output} cannot be written to ({error.strerror}); give another folder."
         ) from None
+
+
+def check_state_dir(folder: Path) -> None:
+    """Make the folder of the clients' own tensors: one that cannot be had is told at the start.
+
+    Raises
+    ------
+    SettingsError
+        When it cannot be written to.
+    """
+    reason = "Permission denied"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_writable = os.access(folder, os.W_OK)
+    except OSError as error:
+        reason, is_writable = str(error.strerror), False
+    if not is_writable:
+        raise SettingsError(
+            f"state-dir: {folder} cannot be written to ({reason}); give another folder."
+        )
 
 
 def central_source(settings: Settings) -> Source | None:

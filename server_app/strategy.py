@@ -111,10 +111,16 @@ def held_out_clients(settings: Settings) -> list[str]:
     keys: list[str] = []
     for part in filter(None, (part.strip() for part in settings.held_out_clients.split(","))):
         first, dash, last = part.partition("-")
-        if dash and first.isdecimal() and last.isdecimal():
+        if not (dash and first.isdecimal() and last.isdecimal()):
+            keys.append(part)
+        elif int(first) <= int(last) < settings.num_clients:
             keys += map(str, range(int(first), int(last) + 1))
         else:
-            keys.append(part)
+            raise SettingsError(
+                f"held-out-clients: '{part}' is no range of the {settings.num_clients} clients, "
+                "which count from 0; give one such as 0-3."
+            )
+    keys = list(dict.fromkeys(keys))
     if len(keys) > settings.num_clients - settings.clients_per_round:
         raise SettingsError(
             f"held-out-clients: without these {len(keys)} of {settings.num_clients} clients there "

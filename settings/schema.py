@@ -61,6 +61,8 @@ class Settings(RunSettings, ServerSettings, TrainingSettings, DataSettings, Mode
             raise SettingsError(
                 "server-learning-rate: server-optimizer=dyn has none; leave it at 0."
             )
+        if self.method == "hyper-attention":
+            self._check_hypernetwork()
         if self.rank_aggregation == "product":
             self._check_product()
         first = self.stage_one_rounds
@@ -80,6 +82,24 @@ class Settings(RunSettings, ServerSettings, TrainingSettings, DataSettings, Mode
         """Rounds of stage 1."""
         first = self.stage_one_rounds
         return int(first) if first >= 1 else round(first * self.rounds)
+
+    def _check_hypernetwork(self) -> None:
+        """Refuse what does not go together with a hypernetwork on the server."""
+        if self.noise_multiplier:
+            raise SettingsError(
+                "noise-multiplier: hyper-attention learns from each client's change by itself, "
+                "without noise, so no epsilon would hold; set it to 0, or take local-attention."
+            )
+        if self.server_optimizer == "dyn":
+            raise SettingsError(
+                "server-optimizer: dyn holds clients back to one bank, and with hyper-attention "
+                "each gets tensors of its own; choose another."
+            )
+        if self.attention_form == "projections" and self.hyper_attention_zero_start:
+            raise SettingsError(
+                "hyper-attention-zero-start: whole projections of zero pass nothing on and learn "
+                "nothing; set it to false, or attention-form to factors."
+            )
 
     def _check_product(self) -> None:
         """Refuse what does not go together with an average of LoRA's products."""

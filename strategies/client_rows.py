@@ -1,4 +1,4 @@
-"""A row of numbers for every client, by its key: a table that grows as clients appear."""
+"""A row of numbers for every client, by its key: a table that grows as clients are learnt about."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ KEYS, VALUES = "keys", "values"
 class ClientRows:
     """Embeddings of clients, ``(E,)`` each.
 
-    A new row is drawn from the standard normal distribution by the run's seed and the client's key
-    alone, so that neither the order in which clients appear nor Flower's node ids matter.
+    A client's first row is drawn from the standard normal distribution by the run's seed and its
+    key alone, so that neither the order in which clients appear nor Flower's node ids matter. It
+    is drawn anew whenever it is asked for, and kept only when `put` has changed it.
 
     Parameters
     ----------
@@ -39,11 +40,12 @@ class ClientRows:
         return key in self._places
 
     def get(self, keys: Sequence[str]) -> np.ndarray:
-        """Return the rows of some clients, ``(m, E)``; those not seen before get theirs."""
-        for key in keys:
-            if key not in self._places:
-                self.put(key, self._drawn(key))
-        return self._values[[self._places[key] for key in keys]]
+        """Return the rows of some clients, ``(m, E)``."""
+        rows = np.empty((len(keys), self.width), np.float32)
+        for place, key in enumerate(keys):
+            kept = self._places.get(key)
+            rows[place] = self._drawn(key) if kept is None else self._values[kept]
+        return rows
 
     def put(self, key: str, row: np.ndarray) -> None:
         """Set a client's row."""
@@ -56,7 +58,7 @@ class ClientRows:
         self._values[place] = row
 
     def mean(self) -> np.ndarray:
-        """Return the mean row ``(E,)``; zeros where there is none."""
+        """Return the mean of the rows that are kept, ``(E,)``; zeros where there is none."""
         count = len(self._places)
         return self._values[:count].mean(axis=0) if count else np.zeros(self.width, np.float32)
 

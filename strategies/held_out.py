@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from logging import WARNING
 from typing import TYPE_CHECKING
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
+from flwr.common import log
 from flwr.serverapp import Grid
 
 from .callbacks import ClientRow, RoundReport
@@ -39,7 +41,10 @@ def score_held_out(
     bank = strategy.take_bank(arrays)
     nodes = strategy.registry.wait_for(grid, strategy.min_available_nodes, strategy.timeout)
     nodes = [profile for profile in nodes if profile.client_key in strategy.held_out]
-    strategy.begin_held_out(nodes)
+    for key in sorted(strategy.held_out - {profile.client_key for profile in nodes}):
+        log(WARNING, "held-out-clients: no node holds client '%s', so it is not scored.", key)
+    if not nodes:
+        return
     for number in range(max(strategy.held_out_rounds) + 1):
         # Rounds of their own, so that clients draw numbers that no round has drawn.
         strategy.report = RoundReport(last + number)

@@ -7,8 +7,10 @@ hypernetwork h. In a round, over the clients that answer, with weights p_i that 
     h   <-  step with  sum_i p_i J_h(g_i)^T (g_i - g~_i)
     z_i <-  z_i - rate J_z(g_i)^T (g_i - g~_i)        plain, rows of clients of the round alone
 
-All other units are averaged as ever. Where messages are rounded, g_i is what the client got: a
-reply is then a difference from that (`strategies/codec_mod.py`).
+The sum is that over the clients' losses, so a client that lacks a unit, as its tier ends below it,
+adds nothing to what the unit's tensors pull at. All other units are averaged as ever. Where
+messages are rounded, g_i is what the client got: a reply is then a difference from that
+(`strategies/codec_mod.py`).
 """
 
 from __future__ import annotations
@@ -124,16 +126,47 @@ class HyperAttention(AdapterFedAvg):
         self._sent: dict[str, Vectors] = {}
         self._changes: list[Change] = []
 
-    def personal_vectors(self, profiles: Iterable[Profile]) -> Mapping[str, Vectors]:
-        """Make the personal units of the clients that are asked, in one pass."""
-        keys = [profile.client_key for profile in profiles]
-        made = self.generator.generate(self.rows.get(keys))
+    def personal_vectors(self, profiles: Sequence[Profile]) -> Mapping[str, Vectors]:
+        """Make the personal units of the clients that are asked, in one pass.
+
+        Those that were held out begin from the mean row.
+        """
+        keys, mean = [profile.client_key for profile in profiles], self.rows.mean()
+        for key in self.held_out.intersection(keys):
+            if key not in self.rows:
+                self.rows.put(key, mean)
+        made = self._make(self.rows.get(keys))
         self._sent = {
             key: {unit: vectors[place] for unit, vectors in made.items()}
             for place, key in enumerate(keys)
         }
-        self.report.figures["personal-variance"] = spread(made)
+        # That of the clients that train, who are asked first.
+        self.report.figures.setdefault("personal-variance", spread(made))
         return self._sent
+
+    def _make(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Make the vectors of each unit for some rows.
+
+        Raises
+        ------
+        StrategyError
+            When they fit no unit of the bank, and would never be used, or have diverged.
+        """
+        assert self.bank is not None
+        made = self.generator.generate(rows)
+        for unit, vectors in made.items():
+            size = vectors.shape[1]
+            if unit not in self.bank.vectors or self.bank.layout.size(unit) != size:
+                raise StrategyError(
+                    f"the hypernetwork makes {size} numbers for '{unit}', which is no unit of the "
+                    "bank of that size; build both for the same model."
+                )
+            if not np.isfinite(vectors).all():
+                raise StrategyError(
+                    "hyper-attention-rate: the hypernetwork makes numbers that are not finite; "
+                    "lower it or hyper-attention-row-rate, or set hyper-attention-clip-delta."
+                )
+        return made
 
     def begin_aggregation(self) -> Aggregator:
         """Return what the averaged units are added to; no client has changed anything yet."""
@@ -163,15 +196,10 @@ class HyperAttention(AdapterFedAvg):
     def update_bank(self, means: Vectors, shares: Mapping[str, np.ndarray]) -> None:
         """Step the averaged units, the hypernetwork and the rows of the round's clients."""
         super().update_bank(means, shares)
-        self._move_rows(self._changes)
-        self.generator.step()
-        self._centre()
-
-    def begin_held_out(self, profiles: Sequence[Profile]) -> None:
-        """Let clients that took no part begin from the mean row."""
-        row = self.rows.mean()
-        for profile in profiles:
-            self.rows.put(profile.client_key, row)
+        if self._changes:
+            self._move_rows(self._changes)
+            self.generator.step()
+            self._centre()
 
     def learn_held_out(self, replies: Iterable[tuple[ClientRow, TrainReply]]) -> None:
         """Step the rows of clients that took no part; neither hypernetwork nor bank moves."""
@@ -201,7 +229,7 @@ class HyperAttention(AdapterFedAvg):
     def _centre(self) -> None:
         """Put the personal units of the mean row into the bank."""
         assert self.bank is not None
-        made = self.generator.generate(self.rows.mean()[None])
+        made = self._make(self.rows.mean()[None])
         self.bank.update({unit: vectors[0] for unit, vectors in made.items()})
 
     def server_state(self) -> dict[str, np.ndarray]:

@@ -24,11 +24,8 @@ class MethodSteps:
     row_keys: tuple[str, ...]
     server_optimizer: ServerOptimizer
 
-    def begin_held_out(self, profiles: Sequence[Profile]) -> None:
-        """Prepare for clients that took no part; here nothing."""
-
     def learn_held_out(self, replies: Iterable[tuple[ClientRow, TrainReply]]) -> None:
-        """Learn about them from a round of their training, and about nothing else; here nothing."""
+        """Learn about clients that took no part, and about nothing else; here nothing."""
 
     def personal_vectors(self, profiles: Sequence[Profile]) -> Mapping[str, Vectors]:
         """Return units that clients get in place of the bank's, by client key; here none."""

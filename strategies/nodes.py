@@ -137,9 +137,10 @@ class NodeRegistry:
             known = (self.wire_dtype,)
             self.profiles.update({n: Profile(n, str(n), dtypes=known) for n in new})
         by_key: dict[str, Profile] = {}
-        for node_id in node_ids:
-            profile = self.profiles.get(node_id)
-            if profile is None or self.wire_dtype not in profile.dtypes:
+        # Whoever was there first keeps its key: nobody takes a client's place while it is online.
+        online = set(node_ids)
+        for node_id, profile in self.profiles.items():
+            if node_id not in online or self.wire_dtype not in profile.dtypes:
                 continue
             if profile.client_key in by_key:
                 log(
@@ -166,7 +167,8 @@ class NodeRegistry:
         ]
         self._asked.update(dict.fromkeys(node_ids, time.monotonic()))
         reasons: dict[int, str] = {}
-        for reply in grid.send_and_receive(messages, timeout=min(timeout, PROFILE_SECONDS)):
+        replies = grid.send_and_receive(messages, timeout=min(timeout, PROFILE_SECONDS))
+        for reply in sorted(replies, key=lambda reply: reply.metadata.src_node_id):
             node_id = reply.metadata.src_node_id
             if reply.has_error():
                 reasons[node_id] = reply.error.reason or "it gave no reason"

@@ -1,6 +1,7 @@
 """The table of bad input, first part: settings as they are typed, and the sentence each gets.
 
-A row is a line as typed behind a sound command, and below it, indented, what follows `error: `.
+A row is a line as typed behind a sound command, and below it, indented, what follows `error: `;
+{methods} there stands for the names of all methods.
 """
 
 from __future__ import annotations
@@ -100,21 +101,13 @@ report=yes
 report=1
     report: '1' is not true or false.
 method=accumulate
-    method: 'accumulate' is not one of accumulator, depthfl, exclusivefl,
-    exits, hyper-attention, inclusivefl, local-attention, mofm, reefl, scalefl,
-    shared-attention. Did you mean accumulator?
+    method: 'accumulate' is not one of {methods}. Did you mean accumulator?
 method=Exits
-    method: 'Exits' is not one of accumulator, depthfl, exclusivefl,
-    exits, hyper-attention, inclusivefl, local-attention, mofm, reefl, scalefl,
-    shared-attention. Did you mean exits?
+    method: 'Exits' is not one of {methods}. Did you mean exits?
 method=
-    method: '' is not one of accumulator, depthfl, exclusivefl,
-    exits, hyper-attention, inclusivefl, local-attention, mofm, reefl, scalefl,
-    shared-attention.
+    method: '' is not one of {methods}.
 method=\x1b[31mred
-    method: '\\x1b[31mred' is not one of accumulator, depthfl, exclusivefl,
-    exits, hyper-attention, inclusivefl, local-attention, mofm, reefl, scalefl,
-    shared-attention.
+    method: '\\x1b[31mred' is not one of {methods}.
 partition=dirichelet
     partition: 'dirichelet' is not one of iid, dirichlet, dirichlet-equal, pathological,
     natural. Did you mean dirichlet?
@@ -172,6 +165,81 @@ server-optimizer=dyn clip-update=1
     with clip-update and noise-multiplier at 0; set these, or choose another.
 server-optimizer=dyn server-learning-rate=1
     server-learning-rate: server-optimizer=dyn has none; leave it at 0.
+# personal attention
+personal-heads=maybe
+    personal-heads: 'maybe' is not true or false.
+attention-form=lora
+    attention-form: 'lora' is not one of factors, projections.
+attention-rank=0
+    attention-rank: 0 must be 1 or more.
+attention-rank=5000
+    attention-rank: 5000 must be 4096 or less.
+attention-alpha=0
+    attention-alpha: 0.0 must be above 0.
+attention-factor-seed=-1
+    attention-factor-seed: -1 must be 0 or more.
+hyper-attention-rate=0
+    hyper-attention-rate: 0.0 must be above 0.
+hyper-attention-rate=nan
+    hyper-attention-rate: nan is not a finite number.
+hyper-attention-momentum=1
+    hyper-attention-momentum: 1.0 must be 0.999 or less.
+hyper-attention-row-rate=0
+    hyper-attention-row-rate: 0.0 must be above 0.
+hyper-attention-embedding=0
+    hyper-attention-embedding: 0 must be 1 or more.
+hyper-attention-hidden=9999
+    hyper-attention-hidden: 9999 must be 4096 or less.
+hyper-attention-layers=-1
+    hyper-attention-layers: -1 must be 0 or more.
+hyper-attention-shared-head=1
+    hyper-attention-shared-head: '1' is not true or false.
+hyper-attention-zero-start=no
+    hyper-attention-zero-start: 'no' is not true or false.
+hyper-attention-clip-delta=-1
+    hyper-attention-clip-delta: -1.0 must be 0 or more.
+hyper-attention-share-cap=0
+    hyper-attention-share-cap: 0.0 must be above 0.
+hyper-attention-share-cap=1.1
+    hyper-attention-share-cap: 1.1 must be 1 or less.
+hyper-attention-max-parameters=0
+    hyper-attention-max-parameters: 0 must be 1 or more.
+method=hyper-attention hyper-attention-max-parameters=41455
+    hyper-attention-max-parameters: the hypernetwork has 41,456 parameters, and as many momenta
+    and gradients; 41,455 are allowed. Raise it, or take a shared head, a smaller rank or
+    attention-form=factors.
+method=hyper-attention attention-form=projections
+    hyper-attention-zero-start: whole projections of zero pass nothing on and learn nothing; set
+    it to false, or attention-form to factors.
+method=hyper-attention noise-multiplier=1 clip-update=1
+    noise-multiplier: hyper-attention learns from each client's change by itself, without noise,
+    so no epsilon would hold; set it to 0, or take local-attention.
+method=hyper-attention server-optimizer=dyn
+    server-optimizer: dyn holds clients back to one bank, and with hyper-attention each gets
+    tensors of its own; choose another.
+identity=name
+    identity: 'name' is not one of auto, config-key, partition, node.
+identity=config-key
+    no node can take part: identity: this node has no client-key, which the run tells clients
+    apart by; add it to its --node-config, or choose another identity.
+held-out-clients=1-4
+    held-out-clients: '1-4' is no range of the 4 clients, which count from 0; give one such as
+    0-3.
+held-out-clients=3-2
+    held-out-clients: '3-2' is no range of the 4 clients, which count from 0; give one such as
+    0-3.
+held-out-clients=0,1,3
+    held-out-clients: without these 3 of 4 clients there are fewer than the clients-per-round of
+    2; hold out fewer.
+method=hyper-attention held-out-rounds=
+    held-out-rounds: '' is no list of numbers of rounds; give one such as 0,10,50.
+method=hyper-attention held-out-rounds=0,-1
+    held-out-rounds: '0,-1' is no list of numbers of rounds; give one such as 0,10,50.
+method=local-attention state-dir={vit}/config.json
+    state-dir: {vit}/config.json cannot be written to (File exists); give another folder.
+method=local-attention state-dir=~nobody-here/own
+    state-dir: '~nobody-here/own' is no path here (Could not determine home directory); correct
+    it.
 # exits and classes
 exits=
     exits: '' is neither a number of exits nor blocks such as 3,6,9,12; correct it.

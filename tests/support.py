@@ -63,3 +63,17 @@ SMALL: dict[str, Any] = {
     "tiers": "small depth=2 clients=0,1; medium depth=4 trained=2 clients=2,3; "
     "large depth=6 clients=4,5",
 }
+
+# FedTP's form: whole projections, and all of a model that nobody has trained before.
+PUBLISHED: dict[str, Any] = {
+    "attention_form": "projections",
+    "adapter": "full",
+    "learning_rate": 0.003,
+    "head_rate": 1.0,
+    "hyper_attention_shared_head": False,
+    "hyper_attention_zero_start": False,
+    "hyper_attention_embedding": 128,
+    "hyper_attention_hidden": 150,
+    "hyper_attention_layers": 3,
+    "hyper_attention_row_rate": 1.0,
+}

@@ -32,7 +32,7 @@ from support import SMALL, Run
 import run_simulation
 from client_app.app import create_client_app
 from data import ImageSet, Source, register_source
-from models import predict
+from models import METHODS, predict
 from server_app import compare
 from server_app.app import run
 from server_app.inprocess import InProcessGrid
@@ -95,7 +95,8 @@ def test_bad_input_gets_one_sentence(
     capfd.readouterr()
     assert COMMANDS[command](shlex.split(given)) == 2
     printed = capfd.readouterr()
-    assert printed.err == f"error: {sentence.format(gpus=torch.cuda.device_count())}\n"
+    expected = sentence.format(gpus=torch.cuda.device_count(), methods=", ".join(sorted(METHODS)))
+    assert printed.err == f"error: {expected}\n"
     assert printed.out == ""
 
 

@@ -11,6 +11,8 @@ from settings import SettingsError
 
 RunApp = Callable[..., Any]
 HYPER: dict[str, Any] = {"method": "hyper-attention", "attention_rank": 2, "rounds": 4}
+# So that a few rounds set clients far apart.
+FAST: dict[str, Any] = {"hyper_attention_rate": 1.0, "hyper_attention_row_rate": 10.0}
 
 
 def test_a_message_holds_personal_tensors_and_heads_alone(run_app: RunApp) -> None:
@@ -52,7 +54,7 @@ def test_a_resumed_run_ends_with_the_same_bits(run_app: RunApp) -> None:
 
 def test_personal_tensors_come_to_differ(run_app: RunApp) -> None:
     """From zero for all; the variance across clients rises."""
-    run = run_app(**HYPER, hyper_attention_rate=1.0, hyper_attention_row_rate=10.0)
+    run = run_app(**HYPER, **FAST)
     figures = [row["figures"]["personal-variance"] for row in run.metrics if "figures" in row]
     assert figures[0] == 0
     assert figures[-1] > figures[1] > 0
@@ -73,7 +75,7 @@ def test_rounded_messages(run_app: RunApp, wire_dtype: str) -> None:
 
 def test_clients_held_out_are_scored_and_change_nothing(run_app: RunApp) -> None:
     """Three clients train; the bank is that of a run that never heard of learning about others."""
-    held = {"held_out_clients": "3-5", "clients_per_round": 3}
+    held = {"held_out_clients": "3-5", "clients_per_round": 3, **FAST}
     without = run_app("without", **HYPER, **held, held_out_rounds="0")
     run = run_app("run", **HYPER, **held, held_out_rounds="0,2,3", personalise_epochs=1)
     trained = {row["client"] for row in run.clients if row["phase"] == "train"}
@@ -86,6 +88,19 @@ def test_clients_held_out_are_scored_and_change_nothing(run_app: RunApp) -> None
     assert len(learnt) == 9
     for key, value in without.bank().items():
         assert run.bank()[key].tobytes() == value.tobytes()
+    # Fine-tuning, too, begins with what a client gets of which nothing is known.
+    rows = [row for row in run.clients if row["client"] in "345"]
+    first = {row["client"]: row["accuracy"] for row in rows if row["phase"] == "held-out-0"}
+    assert len(first) == 3
+    assert first == {
+        row["client"]: row["accuracy-before"] for row in rows if row["phase"] == "personalise"
+    }
+
+
+def test_the_variance_told_is_that_of_the_clients_that_train(run_app: RunApp) -> None:
+    """However often all clients are scored in between."""
+    often, seldom = (run_app(str(n), **HYPER, evaluate_every=n).metrics[1:] for n in (1, 4))
+    assert [row["figures"] for row in often] == [row["figures"] for row in seldom]
 
 
 def test_other_methods_score_them_once(run_app: RunApp) -> None:

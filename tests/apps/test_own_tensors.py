@@ -135,6 +135,15 @@ def test_heads_may_stay_with_the_clients(run_app: RunApp, tmp_path: Path) -> Non
     assert {key.split(".")[0] for key in keys} <= {"head2", "head4", "head6"}
 
 
+def test_nothing_may_travel_at_all(run_app: RunApp) -> None:
+    """Attention and heads of each client's own: what clients can learn alone."""
+    few = run_app("few", **{**LOCAL, "rounds": 1, "evaluate_every": 1}, personal_heads=True)
+    run = run_app(**{**LOCAL, "rounds": 6}, personal_heads=True, clients_per_round=6)
+    assert set(run.summary["trainable-parameters"].values()) == {0}
+    assert run.summary["bytes"]["minimum-up"] == 0
+    assert run.summary["client-accuracy"]["mean"] > few.summary["client-accuracy"]["mean"]
+
+
 def test_clients_go_on_from_their_own(run_app: RunApp) -> None:
     """With the averaged heads at rest, accuracy still rises: a client's attention is its own."""
     few = run_app("few", **{**LOCAL, "rounds": 1, "evaluate_every": 1}, clients_per_round=6)

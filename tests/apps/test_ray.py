@@ -53,6 +53,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "adapter-rank": 4,
         "client-processes": 2,
     },
+    "hyper-attention": {
+        "method": "hyper-attention",
+        "personal-heads": True,
+        "wire-dtype": "int8",
+        "clients-per-round": 3,
+        "held-out-clients": "3-5",
+        "held-out-rounds": "0,1",
+        "personalise-epochs": 1,
+        "client-processes": 2,
+    },
+    # What clients keep travels in Flower's state to whichever process has its turn.
+    "local-attention": {"method": "local-attention", "wire-dtype": "bf16", "client-processes": 2},
+    "shared-attention": {"method": "shared-attention", "client-processes": 2},
 }
 OPENED = "preprocessor_config.json"  # of a backbone's files the one that Python itself opens
 # Python runs a module of this name at its start, in Ray's processes too.
@@ -115,7 +128,7 @@ def test_ray_gives_the_bits_of_the_in_process_run(
     assert list(there.bank()) == list(here.bank())
     for key, value in here.bank().items():
         assert there.bank()[key].tobytes() == value.tobytes()
-    for part in ("accuracy", "client-accuracy", "bytes", "personalisation"):
+    for part in ("accuracy", "client-accuracy", "bytes", "personalisation", "held-out"):
         assert there.summary.get(part) == here.summary.get(part)
     if own:
         assert len(list((tmp_path / "own").glob("*/exits.safetensors"))) == 6

@@ -38,15 +38,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "adapter_rank": 4,
         "server_optimizer": "adam",
     },
+    # Rows, hypernetwork, its momentum, and the memory of the averaged units' optimiser.
+    "hyper-attention": {"method": "hyper-attention", "server_optimizer": "adam"},
+    # In files of each client's own, which the stopped run has written on.
+    "personal heads": {"method": "hyper-attention", "personal_heads": True, "state_dir": "own"},
+    "local-attention": {"method": "local-attention", "state_dir": "own"},
+    "shared-attention": {"method": "shared-attention", "wire_dtype": "bf16"},
 }
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("stop", [1, 2, 3])
 def test_a_run_resumed_after_any_round_ends_bit_identical(
-    run_app: RunApp, variant: str, stop: int
+    run_app: RunApp, variant: str, stop: int, tmp_path: Path
 ) -> None:
     values = {**VARIANTS[variant], "rounds": 4, "evaluate_every": 2}
+    if "state_dir" in values:
+        values["state_dir"] = str(tmp_path / values["state_dir"])
     whole = run_app("whole", **values)
     cut = whole.output.parent / "cut"
     shutil.copytree(whole.output, cut)

@@ -53,6 +53,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "full": {"method": "exits", "adapter": "full"},
     "yogi": {"method": "exits", "server-optimizer": "yogi", "server-learning-rate": 0.05},
     "feddyn": {"method": "exits", "server-optimizer": "dyn"},
+    "hyper-attention": {"method": "hyper-attention", "attention-rank": 2},
+    "personal heads": {
+        "method": "hyper-attention",
+        "personal-heads": True,
+        "adapter": "parallel",
+        "adapter-rank": 4,
+    },
+    "projections": {
+        "method": "hyper-attention",
+        "attention-form": "projections",
+        "adapter": "full",
+        "hyper-attention-shared-head": False,
+        "hyper-attention-zero-start": False,
+        "hyper-attention-rate": 0.01,
+    },
+    "local-attention": {"method": "local-attention"},
+    "shared-attention": {"method": "shared-attention", "adapter": "lora", "adapter-rank": 4},
 }
 
 
@@ -76,7 +93,10 @@ def test_a_run_learns_and_leaves_the_backbone_alone(
     run = run_app(**variant, learning_rate=0.01, local_epochs=3)
     losses = [row["train-loss"] for row in run.metrics if "train-loss" in row]
     first = run.metrics[0]["accuracy-mean"]
-    assert run.summary["accuracy"]["mean"] > max(0.2, first)
+    if variant.get("personal-heads"):  # the server has none that learnt
+        assert run.summary["client-accuracy"]["mean"] > 0.2
+    else:
+        assert run.summary["accuracy"]["mean"] > max(0.2, first)
     assert len(losses) == 3
     for key, value in backbone.state_dict().items():
         assert torch.equal(value, before[key])
@@ -122,7 +142,10 @@ def test_only_the_plans_bytes_travel(run_app: RunApp, variant: dict[str, Any]) -
     depth = {"small": (1, 2), "medium": (3, 4), "large": (1, 6)}
     for tier, (lowest, highest) in depth.items():
         held = {key: held_size(variant, tier, key, v.shape) for key, v in run.bank().items()}
-        units = {"shared", *(f"block{b}" for b in range(lowest, highest + 1))}
+        kinds = ["block", "personal", "head"]
+        kinds.remove("personal") if variant["method"] == "local-attention" else None
+        kinds.remove("head") if variant.get("personal-heads") else None
+        units = {"shared", *(f"{k}{b}" for k in kinds for b in range(lowest, highest + 1))}
         units |= {"embed"} if lowest == 1 else set()
         if variant["method"] == "inclusivefl" and tier != "large":
             units = units - {f"block{highest}"} | {f"exit{highest}"}

@@ -99,7 +99,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"learning-rat": 1}, "'learning-rat' is no setting; did you mean learning-rate"),
     ({"zzz": 1}, "'zzz' is no setting; see docs/settings.md"),
     ({"learning_rate": 1}, "did you mean learning-rate"),
-    ({"method": "accumulate"}, "scalefl, shared-attention. Did you mean accumulator?"),
+    ({"method": "accumulate"}, ". Did you mean accumulator?"),
     ({"partition": "dirichelet"}, "Did you mean dirichlet"),
     ({"adapter": "lorra"}, "not one of none, lora, parallel, serial, ssf, full. Did you mean lora"),
     ({"wire-dtype": "fp64"}, "not one of fp32, fp16"),

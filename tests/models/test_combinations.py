@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,24 @@ from models import (
     write_exported,
 )
 
-# The mixture has all parts of this method in its answers.
-OPTIONS: dict[str, dict[str, Any]] = {"mofm": {"mixing": True}}
-COMBINATIONS = [(method, kind) for method in METHODS for kind in ADAPTERS]
+COMBINATIONS = [(method, kind, "") for method in METHODS for kind in ADAPTERS]
+# Whole personal projections take the place of weights that adapters change.
+COMBINATIONS += [("hyper-attention", kind, "projections") for kind in ADAPTERS]
 
 
-@pytest.fixture(params=COMBINATIONS, ids="+".join)
+def options_of(combination: tuple[str, str, str]) -> dict[str, Any]:
+    # The mixture has all parts of `mofm` in its answers.
+    mixing = {"mixing": True} if combination[0] == "mofm" else {}
+    return mixing | ({"form": combination[2]} if combination[2] else {})
+
+
+@pytest.fixture(params=COMBINATIONS, ids=lambda parts: "+".join(filter(None, parts)))
 def model(request: pytest.FixtureRequest, tiny_vit: Path) -> AdapterModel:
     """A model with all adapters away from their start."""
-    method, kind = request.param
+    method, kind, _ = request.param
+    options = options_of(request.param)
     spec = AdapterSpec(kind, 4)
-    backbone, options = load_backbone(str(tiny_vit)), OPTIONS.get(method, {})
-    built = build_model(method, backbone, (2, 4, 6), 3, adapter=spec, **options)
+    built = build_model(method, load_backbone(str(tiny_vit)), (2, 4, 6), 3, adapter=spec, **options)
     generator = torch.Generator().manual_seed(1)
     for tensor in built.adapter_parameters().values():
         tensor.data += 0.1 * torch.randn(tensor.shape, generator=generator)
@@ -43,16 +50,16 @@ def images() -> torch.Tensor:
 
 
 def describe(
-    method: str, model: AdapterModel, exits: tuple[int, ...], backbone: Path
+    combination: tuple[str, str, str], model: AdapterModel, exits: tuple[int, ...], backbone: Path
 ) -> dict[str, Any]:
     """What an export says of a model with these exits."""
     return {
-        "method": method,
+        "method": combination[0],
         "backbone": str(backbone),
         "image-size": 16,
         "exits": ",".join(map(str, exits)) + ",",
         "adapter": asdict(model.adapter),
-        "options": dict(model.own_options),
+        "options": {**options_of(combination), **model.own_options},
         "classes": ["cat", "dog", "elk"],
     }
 
@@ -67,12 +74,19 @@ def test_truncated_and_exported_models_give_the_same_logits(
         assert max(short) == depth - depth % 2
         for e, logits in short.items():
             assert torch.equal(logits, full[e])
-    method = request.node.callspec.params["model"][0]
-    description = describe(method, model, model.exits, tiny_vit)
+    combination = request.node.callspec.params["model"]
+    description = describe(combination, model, model.exits, tiny_vit)
     write_exported(tmp_path, model.adapter_arrays(), description, {})
     read = load_exported(tmp_path).model(images())
     for e, logits in full.items():
         assert torch.equal(read[e], logits)
+
+
+def block_of(unit: str) -> int:
+    """The block of ``block3``, ``personal3`` or ``head3``; 0 for ``shared`` and ``embed``."""
+    found = re.fullmatch(r"(shared|embed)|(block|personal|head)(\d)", unit)
+    assert found, unit
+    return int(found[3] or 0)
 
 
 @torch.no_grad()
@@ -81,10 +95,10 @@ def test_a_devices_exported_model_gives_the_logits_it_had(
     model: AdapterModel, depth: int, tiny_vit: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Built anew from what `ending_at` copies out, it holds no block above its last exit."""
-    method = request.node.callspec.params["model"][0]
-    own = {**OPTIONS.get(method, {}), **type(model).tier_options(model.exits, depth)}
+    combination = request.node.callspec.params["model"]
+    own = options_of(combination) | type(model).tier_options(model.exits, depth)
     device = build_model(
-        method, load_backbone(str(tiny_vit)), (2, 4, 6), 3, adapter=model.adapter, **own
+        combination[0], load_backbone(str(tiny_vit)), (2, 4, 6), 3, adapter=model.adapter, **own
     )
     bank = model.adapter_arrays()
     device.load_adapters(
@@ -96,13 +110,10 @@ def test_a_devices_exported_model_gives_the_logits_it_had(
     expected = device.eval()(images(), depth)
     exits, tensors = device.ending_at(depth)
     last = 2 * (depth // 2)
-    within = {"shared", "embed", "local-embed"}
-    for name in ("block", "head", "gate", "personal", "local-block", "local-head"):
-        within |= {f"{name}{b}" for b in range(1, last + 1)}
-    assert {key.split(".")[0] for key in tensors} <= within
-    write_exported(tmp_path, tensors, describe(method, device, exits, tiny_vit), {})
+    assert all(block_of(key.split(".")[0]) <= last for key in tensors)
+    write_exported(tmp_path, tensors, describe(combination, device, exits, tiny_vit), {})
     exported = load_exported(tmp_path).model
-    assert {*exported.units} <= within
+    assert all(block_of(unit) <= last for unit in exported.units)
     answers = exported(images())
     assert list(answers) == list(expected)
     assert max(answers) == last

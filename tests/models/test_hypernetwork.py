@@ -91,6 +91,27 @@ def test_one_product_is_the_sum_over_clients(shared: bool) -> None:
         torch.testing.assert_close(parameter, before - 0.1 * summed[name])
 
 
+def test_a_pass_run_again_gives_the_gradients_of_the_kept_one() -> None:
+    """So nothing but rows and weights has to outlive the sending."""
+    rows, cotangents = inputs()
+    trainer = make_trainer()
+    leaf = torch.from_numpy(rows.copy()).requires_grad_()
+    made = trainer.network(leaf)
+    sent = trainer.generate(rows)
+    found = trainer.pull(rows, cotangents)
+    again = {name: p.grad.clone() for name, p in trainer.network.named_parameters()}
+    for unit in SHAPES:
+        np.testing.assert_array_equal(sent[unit], made[unit].flatten(1).detach().numpy())
+    kept = torch.autograd.grad(
+        [made[unit].flatten(1) for unit in SHAPES],
+        [leaf, *trainer.network.parameters()],
+        [torch.from_numpy(cotangents[unit]) for unit in SHAPES],
+    )
+    assert torch.equal(torch.from_numpy(found), kept[0])
+    for gradient, replayed in zip(kept[1:], again.values(), strict=True):
+        assert torch.equal(gradient, replayed)
+
+
 def test_a_clients_tensors_are_those_of_its_row_alone() -> None:
     rows, _ = inputs()
     trainer = make_trainer()
@@ -138,8 +159,11 @@ def test_a_foreign_state_is_refused() -> None:
     name = next(iter(state))
     with pytest.raises(ModelError, match="does not fit"):
         make_trainer().load_state({k: v for k, v in state.items() if k != name})
-    with pytest.raises(ModelError, match="does not fit"):
-        make_trainer().load_state({**state, name: np.zeros(3, np.float32)})
+    momentum = {f"momentum.{name.removeprefix('weight.')}": np.zeros(3, np.float32)}
+    spoiled = np.full_like(state[name], np.nan)
+    for change in ({name: np.zeros(3, np.float32)}, {name: spoiled}, momentum):
+        with pytest.raises(ModelError, match="does not fit"):
+            make_trainer().load_state({**state, **change})
 
 
 @pytest.fixture

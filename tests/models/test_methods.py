@@ -53,6 +53,15 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "accumulator+ssf": ("accumulator", {"adapter": AdapterSpec("ssf"), "sharing": "per-block"}),
     "accumulator+full": ("accumulator", {"adapter": AdapterSpec("full")}),
+    "hyper-attention": ("hyper-attention", {"rank": 2}),
+    "hyper-attention+ssf": ("hyper-attention", {"adapter": AdapterSpec("ssf")}),
+    "local-attention+lora": ("local-attention", {"adapter": AdapterSpec("lora", 4)}),
+    "shared-attention": ("shared-attention", {}),
+    "projections": ("hyper-attention", {"form": "projections"}),
+    "projections+full": (
+        "hyper-attention",
+        {"form": "projections", "adapter": AdapterSpec("full")},
+    ),
 }
 EXITS = (2, 4, 6)
 
@@ -154,7 +163,7 @@ def recorded_blocks(model: AdapterModel, depth: int | None = None) -> list[int]:
 
 def test_nothing_below_the_lowest_trained_unit_is_recorded(model: AdapterModel) -> None:
     """With blocks 5 and 6 trained, autograd sees nothing of blocks 1 to 4."""
-    model.set_trained(["block5", "block6"])
+    model.set_trained(["block5", "block6", "personal5", "personal6", "head6"])
     assert all(number >= 5 for number in recorded_blocks(model))
 
 
@@ -227,7 +236,7 @@ def test_copies_out_do_not_follow_later_training(model: AdapterModel) -> None:
 
 def test_the_first_part_of_every_key_is_its_unit(model: AdapterModel) -> None:
     for key in model.adapter_parameters():
-        unit = r"shared|embed|(local-)?(block[1-6]|head[246])|exit[24]|gate[246]"
+        unit = r"shared|embed|(local-)?(block[1-6]|head[246])|personal[1-6]|exit[24]|gate[246]"
         assert re.fullmatch(unit, key.split(".")[0])
 
 

@@ -42,7 +42,7 @@ class Linear:
 def make(**options: Any) -> HyperAttention:
     """A strategy with a bank of one head number and three personal ones, and three rows."""
     strategy = HyperAttention(
-        planner=lambda tier, server_round: Plan(1, ("block1", "personal1")),
+        planner=lambda tier, server_round, client: Plan(1, ("block1", "personal1")),
         generator=Linear(),
         row_rate=0.5,
         **options,
