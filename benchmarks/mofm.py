@@ -25,8 +25,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from accuracy import run
 from mofm_cost import RunCost, memory_table
+from runs import finish_run
 
 from server_app.history import bytes_by_round, clients_by_round, read_rows
 from settings import Settings, SettingsError, load_toml
@@ -182,7 +182,7 @@ def main() -> int:
             except SettingsError as error:
                 sys.exit(str(error))
             # As the settings read them, so that a run's own file can be compared.
-            summary = run(folder, {key: complete[key] for key in values})
+            summary = finish_run(folder, {key: complete[key] for key in values})
             results.setdefault(arm, []).append(Result(folder, summary))
         print(f"\n{'alpha ' + format(alpha, 'g') if alpha else 'IID'}\n")
         print("\n".join(table(results)), flush=True)

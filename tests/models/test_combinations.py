@@ -83,8 +83,10 @@ def test_truncated_and_exported_models_give_the_same_logits(
 
 
 def block_of(unit: str) -> int:
-    """The block of ``block3``, ``personal3`` or ``head3``; 0 for ``shared`` and ``embed``."""
-    found = re.fullmatch(r"(shared|embed)|(block|personal|head)(\d)", unit)
+    """The block of ``block3`` or ``local-head3``; 0 for ``shared`` and ``embed``."""
+    found = re.fullmatch(
+        r"(shared|(?:local-)?embed)|(?:local-)?(block|personal|head|gate)(\d)", unit
+    )
     assert found, unit
     return int(found[3] or 0)
 
