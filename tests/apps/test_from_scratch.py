@@ -34,7 +34,10 @@ def load_photos(data_dir: str, image_size: int, seed: int) -> Source:
     return Source(photos.subset(range(3000)), photos.subset(range(3000, 3600)), flip=True)
 
 
-register_source("photos", load_photos)
+@pytest.fixture(scope="module", autouse=True)
+def known_source() -> None:
+    """Not at the import: what other tests list is what comes with the package."""
+    register_source("photos", load_photos)
 
 
 @pytest.mark.slow

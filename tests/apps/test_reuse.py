@@ -89,4 +89,5 @@ def test_nothing_grows_over_fifty_rounds(
     assert load_backbone.cache_info().misses == 1
     assert len(measured.tensors) == 5
     assert len(set(measured.tensors)) == 1
-    assert max(measured.bytes) - measured.bytes[0] < LEEWAY
+    # After other tests in the process, the allocator still settles in the first rounds.
+    assert max(measured.bytes) - measured.bytes[1] < LEEWAY

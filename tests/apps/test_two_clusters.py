@@ -39,7 +39,10 @@ def load_clusters(data_dir: str, image_size: int, seed: int) -> Source:
     return Source(ImageSet(images, labels, ("a", "b", "c"), owners), None, flip=False)
 
 
-register_source("clusters", load_clusters)
+@pytest.fixture(scope="module", autouse=True)
+def known_source() -> None:
+    """Not at the import: what other tests list is what comes with the package."""
+    register_source("clusters", load_clusters)
 
 
 @pytest.fixture(scope="module")
