@@ -73,7 +73,7 @@ DATA = read("""
 dataset=digit
     dataset: there is no source 'digit'; did you mean digits?
 dataset=
-    dataset: there is no source ''; choose digits, cifar10, cifar100, femnist, folder.
+    dataset: there is no source ''; choose {sources}.
 dataset=cifar10
     dataset: uoft-cs/cifar10 cannot be loaded from the Hugging Face hub (OfflineModeIsEnabled);
     connect this machine to the network, set data-dir to a folder that holds cifar-10-batches-py

@@ -31,7 +31,7 @@ from support import SMALL, Run
 
 import run_simulation
 from client_app.app import create_client_app
-from data import ImageSet, Source, register_source
+from data import ImageSet, Source, register_source, source_names
 from models import METHODS, predict
 from server_app import compare
 from server_app.app import run
@@ -95,7 +95,12 @@ def test_bad_input_gets_one_sentence(
     capfd.readouterr()
     assert COMMANDS[command](shlex.split(given)) == 2
     printed = capfd.readouterr()
-    expected = sentence.format(gpus=torch.cuda.device_count(), methods=", ".join(sorted(METHODS)))
+    # Other tests may have added sources.
+    expected = sentence.format(
+        gpus=torch.cuda.device_count(),
+        methods=", ".join(sorted(METHODS)),
+        sources=", ".join(source_names()),
+    )
     assert printed.err == f"error: {expected}\n"
     assert printed.out == ""
 
