@@ -11,9 +11,14 @@ import torch
 
 from data import BatchTransform, Source, ViewTransform, load_source
 from models import (
+    BLOCK,
+    EMBED,
+    GATE,
     HEAD,
+    LOCAL,
     METHODS,
     PERSONAL,
+    PRIVATE_GATES,
     RANKED,
     AdapterModel,
     AdapterSpec,
@@ -163,9 +168,18 @@ def make_model(settings: Settings, num_classes: int, cut: Cut | None = None) -> 
 
 def kept_prefixes(settings: Settings) -> tuple[str, ...]:
     """Return how the names of units begin that clients keep, by method and settings."""
+    if settings.method == "mofm":
+        return (LOCAL, GATE) if settings.mofm_gate in PRIVATE_GATES else (LOCAL,)
     personal = (PERSONAL,) if settings.method == "local-attention" else ()
     has_units = METHODS[settings.method] is HyperAttentionModel
     return personal + ((HEAD,) if settings.personal_heads and has_units else ())
+
+
+def absent_prefixes(settings: Settings) -> tuple[str, ...]:
+    """Return how the names of units begin that a message may leave out, to be as at the start."""
+    if settings.method == "mofm":
+        return (GATE, EMBED, BLOCK)  # gates of clients' own, and blocks that are not active yet
+    return kept_prefixes(settings)
 
 
 def get_layout(model: AdapterModel) -> Layout:

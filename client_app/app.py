@@ -48,6 +48,7 @@ def profile(call: Call) -> RecordDict:
 def train(call: Call) -> RecordDict:
     """Train the units that came as packs; reply the same ones, in the same order."""
     trainer, node, settings = call.load(), call.node, call.settings
+    before = trainer.validate(node.train, node.test_transform, call.depth, node.client_key)
     units, kept, term, memory = call.units, call.kept, None, call.own(DYN)
     if settings.server_optimizer == "dyn":
         multipliers = memory.before(call.server_round)
@@ -71,7 +72,7 @@ def train(call: Call) -> RecordDict:
     layout = get_layout(trainer.model)
     vectors = layout.flatten(trainer.model.adapter_arrays(units), units)
     arrays = ArrayRecord({unit: layout.to_array(unit, vectors[unit]) for unit in units})
-    reply = RecordDict({"arrays": arrays, "metrics": MetricRecord({**result.metrics})})
+    reply = RecordDict({"arrays": arrays, "metrics": MetricRecord({**result.metrics, **before})})
     if result.unchanged:
         reply[REPORT] = ConfigRecord({"unchanged": result.unchanged})
     return reply
@@ -80,10 +81,11 @@ def train(call: Call) -> RecordDict:
 def evaluate(call: Call) -> RecordDict:
     """Score every exit this node's tier reaches on its own test part."""
     node = call.node
-    scores = call.load().predictor.score(node.test, node.test_transform, call.depth)
-    metrics = {f"accuracy-exit-{e}": value for e, value in scores.accuracy.items()}
-    metrics |= {f"loss-exit-{e}": value for e, value in scores.loss.items()}
-    metrics |= {"accuracy": scores.last, "num-examples": scores.examples}
+    predictor = call.load().predictor
+    metrics = predictor.metrics(node.test, node.test_transform, call.depth)
+    if node.pooled is not None and call.kept:  # otherwise the server scores the same model
+        found = predictor.metrics(node.pooled, node.test_transform, call.depth)
+        metrics |= {f"pooled-{key}": v for key, v in found.items() if key.endswith("accuracy")}
     return RecordDict({"metrics": MetricRecord({**metrics})})
 
 

@@ -109,13 +109,12 @@ class Call:
         vectors = layout.read(packs | self._named(FROZEN), lambda _: np.dtype(np.float32))
         if lasting := self._named(LASTING):
             vectors |= keep_lasting(self.store, lasting, vectors)
-        trainer.model.load_adapters(layout.split(vectors))
+        trainer.model.load_adapters(trainer.initial | layout.split(vectors))
         trainer.model.missing = frozenset(layout.units) - vectors.keys() - set(self.kept)
-        if trainer.kept:
-            # A training goes on from before its round; all else sees the round's own result.
-            is_training = self.message.metadata.message_type == MessageType.TRAIN
-            own = self.own().before(self.server_round + (not is_training))
-            trainer.model.load_adapters(trainer.kept | own)
+        # A training goes on from before its round; all else sees the round's own result.
+        is_training = self.message.metadata.message_type == MessageType.TRAIN
+        number = self.server_round + (not is_training)
+        trainer.model.keep(self.kept, self.own().before(number) if self.kept else {})
         return trainer
 
     def _named(self, prefix: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the heads read, kept for every image where no training changes it."""
+"""What is computed from the images alone, kept for every image where no training changes it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from flwr.common import log
 from torch import Tensor
 
 from data import BatchTransform, ImageSet, Part
-from models import FixedFeaturesModel
 
 EVALUATION_BATCH = 256
 
@@ -23,6 +22,34 @@ class Sized(Protocol):
     @property
     def size(self) -> int:
         """Bytes that are held."""
+
+
+class Describing(Protocol):
+    """A model that can tell, for each exit, what is to be kept of an image.
+
+    Attributes
+    ----------
+    exits : tuple[int, ...]
+    """
+
+    exits: tuple[int, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+
+    @property
+    def feature_width(self) -> int:
+        """Numbers D of `features` for each exit."""
+
+    def feature_versions(self, depth: int | None = None) -> tuple[int, ...]:
+        """Return by exit within `depth` what changes when its features do; maybe nothing."""
+
+    def features(self, images: Tensor, depth: int | None = None) -> Tensor:
+        """Return what is kept of images, ``(B, exits, D)``, without gradients."""
+
+    def reach(self, depth: int | None = None) -> tuple[int, ...]:
+        """Return the exits within `depth` blocks."""
 
 
 class FeatureBudget:
@@ -56,14 +83,15 @@ class FeatureCache:
 
     Parameters
     ----------
-    model : FixedFeaturesModel
+    model : Describing
     budget : FeatureBudget
         A set whose features would go beyond is computed anew every time, and a warning tells so.
     """
 
-    def __init__(self, model: FixedFeaturesModel, budget: FeatureBudget) -> None:
+    def __init__(self, model: Describing, budget: FeatureBudget) -> None:
         self.model = model
         self.budget = budget
+        self._versions: tuple[int, ...] = ()
         # By set: the features, and how many exits of each image are filled.
         self._kept: WeakKeyDictionary[ImageSet, tuple[Tensor, np.ndarray]] = WeakKeyDictionary()
         self._refused: WeakSet[ImageSet] = WeakSet()
@@ -76,7 +104,10 @@ class FeatureCache:
 
     def get(self, part: Part, transform: BatchTransform, depth: int | None) -> Tensor | None:
         """Return the part's features ``(n, exits, D)``; None where they cannot be kept."""
-        if not transform.deterministic or not self._reserve(part.images):
+        if not transform.deterministic:
+            return None
+        self._forget(self.model.feature_versions(depth))
+        if not self._reserve(part.images):
             return None
         features, filled = self._kept[part.images]
         count = len(self.model.reach(depth))
@@ -89,11 +120,20 @@ class FeatureCache:
             filled[chosen] = count
         return features[part.positions, :count]
 
+    def _forget(self, versions: tuple[int, ...]) -> None:
+        """Let go of features that were computed with anything else than now."""
+        known = min(len(versions), len(self._versions))
+        if versions[:known] != self._versions[:known]:
+            self._kept.clear()
+            self._versions = versions
+        elif len(versions) > known:
+            self._versions = versions
+
     def _reserve(self, images: ImageSet) -> bool:
         """Make room for a set at its first use; tell whether there is any."""
         if images in self._kept or images in self._refused:
             return images in self._kept
-        shape = (len(images), len(self.model.exits), self.model.backbone.width)
+        shape = (len(images), len(self.model.exits), self.model.feature_width)
         size = 4 * int(np.prod(shape))
         if size > self.budget.free:
             self._refused.add(images)

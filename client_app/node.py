@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -45,6 +45,8 @@ class LocalNode:
         Where personalised adapters are saved; empty for nowhere.
     state_dir : str
         Where the client keeps what is its own; empty for Flower's state.
+    pooled : Part | None
+        The server's whole test set, if a simulated client is to score it.
     """
 
     client_key: str
@@ -56,6 +58,7 @@ class LocalNode:
     test_transform: BatchTransform
     personal_dir: str
     state_dir: str
+    pooled: Part | None = None
 
     @property
     def num_classes(self) -> int:
@@ -148,9 +151,15 @@ def _simulated_node(key: str, tier: str, number: int, total: int, settings: Sett
     else:
         parts = _partitions(source.train, source.test, settings, total)
         train, test = own, Part(source.test, parts[number])
-    return _node(
-        key, tier, train, test, source, settings, (settings.personal_dir, settings.state_dir)
-    )
+    folders = settings.personal_dir, settings.state_dir
+    node = _node(key, tier, train, test, source, settings, folders)
+    if not settings.test_pooled:
+        return node
+    if source.test is None:
+        raise SettingsError(
+            f"test-pooled: dataset '{settings.dataset}' has no test set here; set it to false."
+        )
+    return replace(node, pooled=Part.whole(source.test))
 
 
 def simulated_nodes(settings: Settings) -> list[LocalNode]:

@@ -15,6 +15,16 @@ from data import BatchTransform, Part, Transform
 from models import AdapterModel, ExitScores, FixedFeaturesModel, score_exits
 
 
+def exit_metrics(scores: ExitScores) -> dict[str, float]:
+    """Return scores under the names that they have in a reply."""
+    return {
+        **{f"accuracy-exit-{e}": value for e, value in scores.accuracy.items()},
+        **{f"loss-exit-{e}": value for e, value in scores.loss.items()},
+        "accuracy": scores.last,
+        "num-examples": scores.examples,
+    }
+
+
 class Predictor:
     """A model as training and evaluation use it: parts of images in, logits by exit out.
 
@@ -89,8 +99,8 @@ class Predictor:
         for start in range(0, len(order), batch_size):
             chosen, viewed = (array[start : start + batch_size] for array in (order, views))
             with self._autocast():
-                if self.cache is not None and features is not None:
-                    logits = self.cache.model.predict_from(features[chosen], depth)
+                if features is not None and isinstance(self.model, FixedFeaturesModel):
+                    logits = self.model.predict_from(features[chosen], depth)
                 elif tokens is not None:
                     state, logits = tokens.get(chosen, viewed)
                     logits |= self.model.exits_from(state, tokens.block, depth)
@@ -106,6 +116,10 @@ class Predictor:
             return None
         with self._autocast():
             return self.tokens.open(part, transform, units)
+
+    def metrics(self, part: Part, transform: BatchTransform, depth: int) -> dict[str, float]:
+        """Score a part, in the names of a reply; a method may have more to tell."""
+        return exit_metrics(self.score(part, transform, depth))
 
     @torch.no_grad()
     def score(self, part: Part, transform: Transform, depth: int | None = None) -> ExitScores:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import time
 import zlib
@@ -15,12 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from client_app.dyn import DynTerm
+from client_app.experts import ExpertPredictor, expert_passes, validation
 from client_app.feature_cache import FeatureBudget
+from client_app.optimizer import learning_rate, make_optimizer, restart
 from client_app.predictor import Predictor
-from data import Part, StoredViews, Transform, epoch_order
-from models import AdapterModel
+from client_app.token_cache import Tokens
+from data import BatchTransform, Part, StoredViews, Transform, epoch_order
+from models import AdapterModel, MofmModel
 from settings import Settings
-from wiring import Cut, get_cut, get_tiers, kept_prefixes, make_model, uses_bfloat16
+from wiring import Cut, absent_prefixes, get_cut, get_tiers, make_model, uses_bfloat16
 
 
 @dataclass(frozen=True)
@@ -47,47 +49,18 @@ def client_seed(settings: Settings, server_round: int, client_key: str) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
-def learning_rate(settings: Settings, server_round: int) -> float:
-    """Return the learning rate of a round (from 1): constant, or half a cosine to near zero.
+@dataclass(frozen=True)
+class Pass:
+    """A part of an epoch: the units it trains, and on which images.
 
-    The first round has the whole rate. Where published code counts the same cosine from round 1
-    on (ReeFL's), its rates are those of this schedule one round later.
+    `tokens` is what enters the lowest of these units, where it is kept.
     """
-    # After the last round, what is left to learn (about clients held out) begins anew.
-    if settings.schedule == "constant" or server_round > settings.rounds:
-        return settings.learning_rate
-    progress = (server_round - 1) / settings.rounds
-    cosine = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-    return max(settings.minimum_rate, cosine)
 
-
-def make_optimizer(settings: Settings, trained: dict[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """Build an optimiser; `restart` gives it its learning rate.
-
-    Heads (``<unit>.head...``) have a learning rate of their own: what modulates the frozen pass
-    diverges at the rates that a fresh linear layer needs to learn in a few steps.
-    """
-    heads = {key for key in trained if key.split(".")[1] == "head"}
-    groups = [
-        {"params": [trained[key] for key in trained if key in heads], "factor": settings.head_rate},
-        {"params": [trained[key] for key in trained if key not in heads], "factor": 1.0},
-    ]
-    filled = [group for group in groups if group["params"]]
-    rate, decay = settings.learning_rate, settings.weight_decay
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(filled, lr=rate, weight_decay=decay, fused=True)
-    momentum = 0.9 if settings.optimizer == "momentum" else 0.0
-    return torch.optim.SGD(filled, lr=rate, momentum=momentum, weight_decay=decay, fused=True)
-
-
-def restart(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Make a used optimiser like a new one: clients keep no state between rounds."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["factor"]
-    for state in optimizer.state.values():
-        for value in state.values():
-            if isinstance(value, Tensor):
-                value.zero_()
+    units: list[str]
+    images: Part
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    tokens: Tokens | None
 
 
 class Trainer:
@@ -103,23 +76,95 @@ class Trainer:
     ----------
     predictor : Predictor
         The same model, for evaluation too.
-    kept : dict[str, np.ndarray]
-        Initial tensors, by key, of the units that clients keep.
+    initial : dict[str, np.ndarray]
+        Initial tensors, by key, of the units that a message may leave out.
     """
 
     def __init__(self, model: AdapterModel, settings: Settings) -> None:
         self.model = model
         self.settings = settings
         self.predictor = make_predictor(model, settings)
-        # What a client that has not trained yet has of the units that clients keep.
-        units = [unit for unit in model.units if unit.startswith(kept_prefixes(settings))]
-        self.kept = model.adapter_arrays(units) if units else {}
-        # By trained keys, which differ by tier; those of a phase that is over are let go.
-        self._optimizer = lru_cache(maxsize=len(get_tiers(settings)))(self._make_optimizer)
+        units = [unit for unit in model.units if unit.startswith(absent_prefixes(settings))]
+        self.initial = model.adapter_arrays(units)
+        # By trained keys, which differ by tier and pass; those of a phase that is over are let go.
+        most = 2 * len(get_tiers(settings))
+        self._optimizer = lru_cache(maxsize=most)(self._make_optimizer)
 
     def _make_optimizer(self, keys: tuple[str, ...]) -> torch.optim.Optimizer:
         parameters = self.model.adapter_parameters()
         return make_optimizer(self.settings, {key: parameters[key] for key in keys})
+
+    def _passes(
+        self, units: list[str], part: Part, client_key: str
+    ) -> list[tuple[list[str], Part]]:
+        """Return the passes of an epoch: what each trains, and on which images."""
+        if not isinstance(self.model, MofmModel):
+            return [(units, part)]
+        seed = client_seed(self.settings, 0, client_key)  # the same in every round
+        return expert_passes(self.model, units, part, self.settings, seed)
+
+    def _prepare(
+        self, units: list[str], images: Part, kept_by: Transform | None, rate: float
+    ) -> Pass:
+        """Make a pass; with a transform, what enters its lowest trained block may be kept."""
+        parameters = {
+            key: parameter
+            for key, parameter in self.model.adapter_parameters().items()
+            if key.split(".")[0] in units
+        }
+        optimizer = self._optimizer(tuple(parameters))
+        restart(optimizer, rate)
+        tokens = None
+        if kept_by is not None:
+            tokens = self.predictor.open_tokens(images, kept_by, units)
+        return Pass(units, images, list(parameters.values()), optimizer, tokens)
+
+    def _run(
+        self,
+        one: Pass,
+        transform: Transform,
+        depth: int,
+        generator: np.random.Generator,
+        scores: dict[str, Tensor],
+        term: DynTerm | None,
+    ) -> None:
+        """Go through a pass once, and add what it scored to the sums of the epoch."""
+        self.model.set_trained(one.units)
+        order = epoch_order(one.images.labels, self.settings.sampling, generator)
+        views = None
+        if isinstance(transform, StoredViews):
+            views = generator.integers(transform.count, size=len(order))
+        one.optimizer.zero_grad()
+        for logits, labels in self.predictor.batches(
+            one.images,
+            transform,
+            depth,
+            self.settings.batch_size,
+            order,
+            views=views,
+            tokens=one.tokens,
+        ):
+            loss = self.model.loss(logits, labels)
+            loss.backward()
+            if term is not None:
+                term.add_gradient()
+            if self.settings.clip_value:
+                nn.utils.clip_grad_value_(one.parameters, self.settings.clip_value)
+            if self.settings.clip_norm:
+                nn.utils.clip_grad_norm_(one.parameters, self.settings.clip_norm)
+            one.optimizer.step()
+            # Before the next forward pass, which would otherwise have them in memory beside it.
+            one.optimizer.zero_grad()
+            with torch.no_grad():
+                found = self.model.scores(logits, labels)
+                _add_scores(scores, {"loss": loss * len(labels), **found})
+
+    def validate(
+        self, part: Part, transform: BatchTransform, depth: int, client_key: str
+    ) -> dict[str, float]:
+        """Score the model that came, where the server wants that; see `client_app/experts.py`."""
+        seed = client_seed(self.settings, 0, client_key)
+        return validation(self.predictor, part, transform, depth, self.settings, seed)
 
     def train(
         self,
@@ -140,11 +185,12 @@ class Trainer:
         """Train the units on a part of the data, at the round's learning rate or another.
 
         Gradients exist for these units alone, so autograd records nothing below the lowest of
-        them, and blocks above the last exit within `depth` do not run. `after_epoch` looks at the
-        model as it is after each epoch; it must neither train it nor draw random numbers. `term`
-        is a part of the loss, but not of the losses that are reported. Blocks in `skipped` do not
-        run. `lasting` says whether what is frozen stays as it is in later rounds, so that what
-        enters the lowest trained block is worth keeping for them.
+        them, and blocks above the last exit within `depth` do not run. A method may divide an
+        epoch into passes (`client_app/experts.py`). `after_epoch` looks at the model as it is after
+        each epoch; it must neither train it nor draw random numbers. `term` is a part of the loss,
+        but not of the losses that are reported. Blocks in `skipped` do not run. `lasting` says
+        whether what is frozen stays as it is in later rounds, so that what enters the lowest
+        trained block is worth keeping for them.
         """
         start = time.perf_counter()
         self.model.train()
@@ -153,53 +199,29 @@ class Trainer:
         self.model.begin_round(server_round)
         trained = {k: p for k, p in self.model.adapter_parameters().items() if p.requires_grad}
         before = {key: parameter.detach().clone() for key, parameter in trained.items()}
-        optimizer = self._optimizer(tuple(trained))
-        restart(optimizer, rate or learning_rate(self.settings, server_round))
+        kept_for = epochs > 1 or lasting
+        rate = rate or learning_rate(self.settings, server_round)
+        passes = [
+            self._prepare(names, images, transform if kept_for else None, rate)
+            for names, images in self._passes(units, part, client_key)
+        ]
         seed = client_seed(self.settings, server_round, client_key)
         generator = np.random.default_rng(seed)
         scores: dict[str, Tensor] = {}
-        seen = 0
-        tokens = None
-        if lasting or epochs > 1:
-            tokens = self.predictor.open_tokens(part, transform, units)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for _ in range(epochs):
                 scores.clear()
-                seen = 0
-                order = epoch_order(part.labels, self.settings.sampling, generator)
-                views = None
-                if isinstance(transform, StoredViews):
-                    views = generator.integers(transform.count, size=len(order))
-                for logits, labels in self.predictor.batches(
-                    part,
-                    transform,
-                    depth,
-                    self.settings.batch_size,
-                    order,
-                    views=views,
-                    tokens=tokens,
-                ):
-                    optimizer.zero_grad()
-                    loss = self.model.loss(logits, labels)
-                    loss.backward()
-                    if term is not None:
-                        term.add_gradient()
-                    if self.settings.clip_value:
-                        nn.utils.clip_grad_value_(trained.values(), self.settings.clip_value)
-                    if self.settings.clip_norm:
-                        nn.utils.clip_grad_norm_(list(trained.values()), self.settings.clip_norm)
-                    optimizer.step()
-                    with torch.no_grad():
-                        found = self.model.scores(logits, labels)
-                        _add_scores(scores, {"loss": loss * len(labels), **found})
-                    seen += len(labels)
+                for one in passes:
+                    self._run(one, transform, depth, generator, scores, term)
                 if after_epoch is not None:
                     after_epoch()
                     self.model.train()
-        optimizer.zero_grad()
-        if tokens is not None and not lasting:
-            tokens.release()
+        self.model.zero_grad()
+        for one in passes:
+            if one.tokens is not None and not lasting:
+                one.tokens.release()
+        seen = sum(len(one.images) for one in passes)
         changed = {k.split(".")[0] for k, old in before.items() if not torch.equal(old, trained[k])}
         metrics = {key: float(total) / seen for key, total in scores.items()}
         metrics |= {
@@ -213,10 +235,13 @@ class Trainer:
 def make_predictor(model: AdapterModel, settings: Settings) -> Predictor:
     """Return the predictor of a model, as the settings want it."""
     budget = _budget(settings.cache_megabytes) if settings.cache_megabytes else None
+    half = uses_bfloat16(settings)
+    if isinstance(model, MofmModel):
+        return ExpertPredictor(model, budget=budget, half=half)
     return Predictor(
         model,
         budget=budget,
-        half=uses_bfloat16(settings),
+        half=half,
         kept_dtype=torch.float16 if settings.cache_dtype == "fp16" else torch.float32,
         on_disk=settings.cache_place == "disk",
     )

@@ -4,13 +4,14 @@ from .accumulator import AccumulatorModel
 from .adapters import ADAPTERS, RANKED, AdapterSpec, parse_targets
 from .anytime import AnytimeClassifier, Prediction
 from .backbone import BUILTIN, Backbone, Block, ModelError, load_backbone
-from .base import SHARED, AdapterModel, ExitHead, State, block_unit
+from .base import BLOCK, EMBED, SHARED, AdapterModel, ExitHead, State, block_unit
 from .cost import ExitCost, anytime_profile, training_flops
 from .depthfl import DepthflModel
 from .evaluation import ExitScores, score_exits
 from .exits import ExitsModel
 from .exported import load_exported, write_exported
 from .fixed_features import FixedFeaturesModel
+from .gates import PRIVATE_GATES, Mixture
 from .hyper_attention import HEAD, PERSONAL, HyperAttentionModel
 from .hypernetwork import Hypernetwork, HypernetworkTrainer
 from .inclusivefl import InclusiveflModel
@@ -18,6 +19,7 @@ from .layerwise import LayerwiseModel
 from .linear import fit_head
 from .memory import StepMemory, count_step, measure_step
 from .memory_formula import MemoryEstimate, evaluation_bytes, predict_step
+from .mofm import GATE, LOCAL, MofmModel
 from .reefl import ReeflModel
 from .registry import METHODS, build_model, parse_exits
 from .scalefl import ScaleflModel
@@ -25,10 +27,15 @@ from .simclr import PROJECTION, SimclrModel
 
 __all__ = [
     "ADAPTERS",
+    "BLOCK",
     "BUILTIN",
+    "EMBED",
+    "GATE",
     "HEAD",
+    "LOCAL",
     "METHODS",
     "PERSONAL",
+    "PRIVATE_GATES",
     "PROJECTION",
     "RANKED",
     "SHARED",
@@ -50,7 +57,9 @@ __all__ = [
     "InclusiveflModel",
     "LayerwiseModel",
     "MemoryEstimate",
+    "Mixture",
     "ModelError",
+    "MofmModel",
     "Prediction",
     "ReeflModel",
     "ScaleflModel",

@@ -17,6 +17,7 @@ from .backbone import Backbone, Block, ModelError
 from .initialisation import init_linear
 
 SHARED = "shared"
+BLOCK = "block"  # before a block's number
 EMBED = "embed"  # what adapts the embeddings, before the first block
 # What goes from block to block: the tokens (B, N, D) first, then what the method remembers, all
 # batch-first, so that images can leave a batch.
@@ -25,7 +26,7 @@ State = tuple[Tensor, ...]
 
 def block_unit(block: int) -> str:
     """Return the name of the unit that holds the adapters of a block (counted from 1)."""
-    return f"block{block}"
+    return f"{BLOCK}{block}"
 
 
 class ExitHead(nn.Sequential):
@@ -100,7 +101,7 @@ class AdapterModel(nn.Module, ABC):
         self.exits = exits
         self.num_classes = num_classes
         self.adapter = adapter
-        recipe = build_adapter(adapter)
+        recipe = self.recipe(adapter)
         # Lists and not modules: what is frozen must not be registered, moved and saved twice.
         self._embed = [recipe.embeddings(backbone.embed)]
         self._blocks: list[Block] = []
@@ -127,6 +128,10 @@ class AdapterModel(nn.Module, ABC):
         )
         # Looked up for every message; walking the modules anew would take longer than a small step.
         self._adapters = dict(self.units.named_parameters())
+
+    def recipe(self, spec: AdapterSpec) -> Adapter:
+        """Return what adapts the parts of the backbone."""
+        return build_adapter(spec)
 
     @abstractmethod
     def shared_parts(self) -> dict[str, nn.Module]:
@@ -237,6 +242,14 @@ class AdapterModel(nn.Module, ABC):
         A loss that depends on the round, or remembers batches, starts afresh here: the model of a
         process serves one client after the other.
         """
+
+    def keep(self, units: Collection[str], own: Mapping[str, np.ndarray]) -> None:
+        """Hear which units the client of a message keeps, and load what it has of them.
+
+        `own` is empty before its first training of them.
+        """
+        del units
+        self.load_adapters(own)
 
     def loss(self, logits: Mapping[int, Tensor], labels: Tensor) -> Tensor:
         """Sum the mean cross-entropy of every exit; labels ``(B,)``; a scalar."""

@@ -17,6 +17,16 @@ class FixedFeaturesModel(AdapterModel):
     def has_fixed_features(self) -> bool:
         """Whether, as this model was built, nothing trained acts before the heads."""
 
+    @property
+    def feature_width(self) -> int:
+        """Numbers D of `features` for each exit."""
+        return self.backbone.width
+
+    def feature_versions(self, depth: int | None = None) -> tuple[int, ...]:
+        """Return by exit within `depth` what changes when its features do: nothing does."""
+        del depth
+        return ()
+
     @abstractmethod
     def features(self, images: Tensor, depth: int | None = None) -> Tensor:
         """Return what the heads within `depth` read, ``(B, exits, D)``, without gradients."""

@@ -15,6 +15,7 @@ from .exits import ExitsModel
 from .hyper_attention import HyperAttentionModel
 from .inclusivefl import InclusiveflModel
 from .layerwise import LayerwiseModel
+from .mofm import MofmModel
 from .reefl import ReeflModel
 from .scalefl import ScaleflModel
 from .simclr import SimclrModel
@@ -28,6 +29,7 @@ METHODS: dict[str, type[AdapterModel]] = {
     "hyper-attention": HyperAttentionModel,
     "layerwise": LayerwiseModel,
     "local-attention": HyperAttentionModel,
+    "mofm": MofmModel,
     "reefl": ReeflModel,
     "shared-attention": HyperAttentionModel,
     "scalefl": ScaleflModel,

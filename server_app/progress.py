@@ -79,6 +79,8 @@ def print_summary(summary: Row, output: Path, console: Console | None = None) ->
         table.add_row("central accuracy, fine-tuned", f"{100 * found['fine-tune']:.1f} %")
     for name, value in summary["client-accuracy"].items():
         table.add_row(f"client accuracy, {name}", f"{100 * value:.1f} %")
+    for name, values in summary.get("client-accuracy-of", {}).items():
+        table.add_row(f"client accuracy of {name}, mean", f"{100 * values['mean']:.1f} %")
     if personal := summary.get("personalisation"):
         for name, value in personal["after"].items():
             before = f"{100 * personal['before'][name]:.1f}"

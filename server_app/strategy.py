@@ -12,6 +12,7 @@ from flwr.common import log
 from models import PERSONAL, AdapterModel, Hypernetwork, HypernetworkTrainer
 from settings import Settings, SettingsError
 from strategies import (
+    Activation,
     AdapterFedAvg,
     Aggregation,
     CutPlanner,
@@ -23,14 +24,18 @@ from strategies import (
     KeepingPlanner,
     LayerwiseFedAvg,
     LayerwiseSchedule,
+    LinearActivation,
     Planner,
+    PlateauActivation,
     ServerAdam,
     ServerDyn,
     ServerMomentum,
     ServerOptimizer,
     ServerSgd,
     ServerYogi,
+    StagePlanner,
     Tier,
+    TwoStage,
 )
 from wiring import get_layout, get_layouts, get_tiers, kept_prefixes
 
@@ -40,6 +45,7 @@ STRATEGIES: dict[str, Callable[..., AdapterFedAvg]] = {
     "hyper-attention": HyperAttention,
     "inclusivefl": InclusiveFL,
     "layerwise": LayerwiseFedAvg,
+    "mofm": TwoStage,
 }
 PLANNERS: dict[str, Callable[[Sequence[Tier], Iterable[str], Sequence[int]], Planner]] = {
     "exclusivefl": ExclusivePlanner,
@@ -58,10 +64,12 @@ def make_strategy(settings: Settings, model: AdapterModel) -> AdapterFedAvg:
             raise SettingsError(
                 f"tiers: '{tier.name}' is a field of summary.json; give the tier another name."
             )
-    planner = make_planner(settings, tiers, model)
     options = method_options(settings, model)
+    planner = make_planner(settings, tiers, model)
     if isinstance(planner, LayerwiseSchedule):
         options["schedule"] = planner
+    if isinstance(planner, StagePlanner):
+        options["activation"] = planner.activation
     if layouts := get_layouts(settings, model):
         planner = CutPlanner(planner, layouts)
     if prefixes := kept_prefixes(settings):
@@ -98,6 +106,13 @@ def make_strategy(settings: Settings, model: AdapterModel) -> AdapterFedAvg:
 def make_planner(settings: Settings, tiers: Sequence[Tier], model: AdapterModel) -> Planner:
     """Build the planner of the method."""
     units = get_layout(model).units
+    if settings.method == "mofm":
+        return StagePlanner(
+            DepthPlanner(tiers, units, model.exits),
+            make_activation(settings, model.exits[-1]),
+            settings.stage_one,
+            top_down=settings.activation_order == "top-down",
+        )
     if settings.method != "layerwise":
         return PLANNERS.get(settings.method, DepthPlanner)(tiers, units, model.exits)
     return LayerwiseSchedule(
@@ -169,6 +184,20 @@ def method_options(settings: Settings, model: AdapterModel) -> dict[str, Any]:
         "generator": make_hypernetwork(settings, model),
         **{name: options[name] for name in ("row_rate", "clip_delta", "share_cap")},
     }
+
+
+def make_activation(settings: Settings, blocks: int) -> Activation:
+    """Build the schedule by which the model's blocks become active."""
+    if settings.activation == "plateau":
+        return PlateauActivation(
+            settings.activation_start,
+            blocks,
+            step=settings.activation_step,
+            patience=settings.activation_patience,
+            threshold=settings.activation_threshold,
+        )
+    start = blocks if settings.activation == "all" else settings.activation_start
+    return LinearActivation(start, blocks, settings.activation_ramp * settings.stage_one)
 
 
 def make_hypernetwork(settings: Settings, model: AdapterModel) -> HypernetworkTrainer:

@@ -53,7 +53,8 @@ def summarise(
     Returns
     -------
     Row
-        ``personalisation``, ``privacy`` and ``downstream`` are there when the run had them.
+        ``personalisation``, ``privacy``, ``downstream`` and ``client-accuracy-of`` are there when
+        the run had them; the last is what clients scored besides, by name.
         ``bytes`` are sums over all training messages of the run; ``full-model`` is what the same
         messages would have cost, both ways, with every weight in fp32. ``worst-decile`` is the
         mean of the worst tenth of the clients (one at least).
@@ -74,6 +75,7 @@ def summarise(
             **({"mean": central["accuracy-mean"]} if central else {}),
         },
         "client-accuracy": _client_accuracy(last_evaluation(clients), list(trainable)),
+        **_further_accuracies(last_evaluation(clients), list(trainable)),
         "bytes": {
             "up": sum(row["bytes-up"] for row in trained),
             "down": sum(row["bytes-down"] for row in trained),
@@ -112,6 +114,18 @@ def _client_accuracy(rows: list[Row], tiers: list[str], key: str = "accuracy") -
         "worst-decile": mean(values[: max(1, len(values) // 10)]),
         **{tier: mean(found) for tier, found in of_tier.items() if found},
     }
+
+
+def _further_accuracies(rows: list[Row], tiers: list[str]) -> Row:
+    """What clients scored besides: the pooled test set, and parts of their model, by name."""
+    keys = [key for key in rows[0] if key.endswith("-accuracy")] if rows else []
+    found = {
+        key.removesuffix("-accuracy"): _client_accuracy(
+            [row for row in rows if key in row], tiers, key
+        )
+        for key in keys
+    }
+    return {"client-accuracy-of": found} if found else {}
 
 
 def _personalisation(settings: Settings, clients: list[Row], tiers: list[str]) -> Row:

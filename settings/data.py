@@ -42,6 +42,11 @@ class DataSettings:
         "set, divided like the training data.",
         choices=("split", "central"),
     )
+    test_pooled: bool = setting(
+        False,
+        "Simulated clients score the server's whole test set, too, where they keep a part of the "
+        "model to themselves.",
+    )
     test_share: float = setting(
         0.2, "Share of a client's data that is split off as its test part.", above=0, maximum=0.9
     )

@@ -23,6 +23,7 @@ class ModelSettings:
             "inclusivefl",
             "layerwise",
             "local-attention",
+            "mofm",
             "reefl",
             "scalefl",
             "shared-attention",
@@ -156,4 +157,40 @@ class ModelSettings:
         "Seed of the fixed factors, which never travel.",
         minimum=0,
         maximum=2**32 - 1,
+    )
+    mofm_rank: int = setting(
+        8,
+        "Rank of the LoRA that makes an expert of `mofm`; with another `adapter` than none, that "
+        "takes its place.",
+        minimum=1,
+        maximum=4096,
+    )
+    mofm_alpha: float = setting(
+        16.0, "Scale of this LoRA: alpha / rank times its product.", above=0
+    )
+    mofm_factors: str = setting(
+        "B",
+        "What the global expert trains and sends of it: B alone (FFA-LoRA), with A fixed, or both.",
+        choices=("B", "both"),
+    )
+    mofm_factor_seed: int = setting(
+        0, "Seed of the fixed factors A, which never travel.", minimum=0, maximum=2**32 - 1
+    )
+    mofm_gate: str = setting(
+        "adapter",
+        "How the experts are weighed: by an averaged gate adapter; by one that each client keeps "
+        "to itself; by one number per client; half and half; or the local expert alone.",
+        choices=("adapter", "private", "scalar", "half", "local"),
+    )
+    mofm_gate_width: int = setting(
+        32, "Width of the gate adapter's bottleneck.", minimum=1, maximum=4096
+    )
+    mofm_temperature: float = setting(
+        1.0, "Temperature of the gate's softmax.", above=0, maximum=1000
+    )
+    mofm_local_weight: float = setting(
+        0.5, "Weight of the local expert's own loss beside that of the mixture.", minimum=0
+    )
+    mofm_proximal: float = setting(
+        0.0, "How strongly the local expert is pulled to the global one, as in Ditto.", minimum=0
     )

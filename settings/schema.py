@@ -75,6 +75,7 @@ class Settings(RunSettings, ServerSettings, TrainingSettings, DataSettings, Mode
             self._check_product()
         if self.objective != "supervised":
             self._check_self_supervised()
+        self._check_stages()
 
     def _check_hypernetwork(self) -> None:
         """Refuse what does not go together with a hypernetwork on the server."""
@@ -93,6 +94,26 @@ class Settings(RunSettings, ServerSettings, TrainingSettings, DataSettings, Mode
                 "hyper-attention-zero-start: whole projections of zero pass nothing on and learn "
                 "nothing; set it to false, or attention-form to factors."
             )
+
+    def _check_stages(self) -> None:
+        """Refuse stages that `mofm` cannot have."""
+        first = self.stage_one_rounds
+        if first > self.rounds or (first > 1 and first % 1):
+            raise SettingsError(
+                f"stage-one-rounds: {first:g} is neither a whole number up to the rounds of "
+                f"{self.rounds} nor, below 1, a share of them; correct it."
+            )
+        if self.activation == "plateau" and not self.gate_share:
+            raise SettingsError(
+                "activation: plateau needs a gate-share above 0, as the accuracy on this share "
+                "decides; raise it, or choose another activation."
+            )
+
+    @property
+    def stage_one(self) -> int:
+        """Rounds of stage 1."""
+        first = self.stage_one_rounds
+        return int(first) if first >= 1 else round(first * self.rounds)
 
     def _check_product(self) -> None:
         """Refuse what does not go together with an average of LoRA's products."""

@@ -84,6 +84,33 @@ class ServerSettings:
         minimum=0,
         maximum=1,
     )
+    activation: str = setting(
+        "linear",
+        "With `mofm`: how blocks of the global expert become active: linearly over the rounds, "
+        "whenever the clients' validation accuracy has come to rest, or all from the start. A "
+        "tier's trained blocks are its most.",
+        choices=("linear", "plateau", "all"),
+    )
+    activation_start: int = setting(2, "Active blocks at the start.", minimum=1)
+    activation_ramp: float = setting(
+        0.6,
+        "Share of the rounds of stage 1 after which linear activation has reached all blocks.",
+        minimum=0,
+        maximum=1,
+    )
+    activation_order: str = setting(
+        "top-down",
+        "Which blocks become active first: the last, so that less is computed and kept in memory, "
+        "or the first, for comparison.",
+        choices=("top-down", "bottom-up"),
+    )
+    activation_step: int = setting(1, "Blocks that a plateau makes active.", minimum=1)
+    activation_patience: int = setting(
+        5, "Rounds without a better accuracy that are a plateau.", minimum=1
+    )
+    activation_threshold: float = setting(
+        0.002, "By how much an accuracy must be better to count.", minimum=0, maximum=1
+    )
     wire_dtype: str = setting(
         "fp32",
         "How numbers travel, in both directions; int8 with error feedback on the clients.",

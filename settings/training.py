@@ -50,6 +50,20 @@ class TrainingSettings:
         minimum=0,
         maximum=1,
     )
+    stage_one_rounds: float = setting(
+        0.7,
+        "With `mofm`: rounds in which the global expert is trained, or below 1 their share of "
+        "`rounds`; then the local experts and the gate are. 0: local experts from the start.",
+        minimum=0,
+        maximum=1_000_000,
+    )
+    gate_share: float = setting(
+        0.15,
+        "With `mofm`: share of a client's training data from which the gate learns, and the local "
+        "expert does not; 0: both learn together from all.",
+        minimum=0,
+        maximum=0.9,
+    )
     local_epochs: int = setting(2, "Passes over a client's data per round.", minimum=1)
     batch_size: int = setting(32, "Images per training step.", minimum=1)
     optimizer: str = setting(

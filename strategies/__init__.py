@@ -1,5 +1,6 @@
 """Federated strategies for adapters, as plug-ins for any Flower ServerApp."""
 
+from .activation import Activation, LinearActivation, PlateauActivation
 from .adapter_fedavg import AdapterFedAvg
 from .bank import FROZEN, KEPT, SKIPPED, Bank
 from .callbacks import Callback, ClientRow, RoundReport
@@ -14,6 +15,7 @@ from .holdings import LASTING
 from .hyper_attention import HyperAttention
 from .inclusivefl import InclusiveFL, InclusivePlanner
 from .layerwise import LayerwiseFedAvg, LayerwiseSchedule
+from .mofm import VALIDATION, StagePlanner, TwoStage
 from .nodes import PROFILE, Profile
 from .optimizers import (
     ServerAdam,
@@ -41,7 +43,9 @@ __all__ = [
     "PROFILE",
     "REPORT",
     "SKIPPED",
+    "VALIDATION",
     "WIRE_DTYPES",
+    "Activation",
     "AdapterFedAvg",
     "Aggregation",
     "Bank",
@@ -58,8 +62,10 @@ __all__ = [
     "LayerwiseFedAvg",
     "LayerwiseSchedule",
     "Layout",
+    "LinearActivation",
     "Plan",
     "Planner",
+    "PlateauActivation",
     "Profile",
     "RoundReport",
     "ServerAdam",
@@ -68,8 +74,10 @@ __all__ = [
     "ServerOptimizer",
     "ServerSgd",
     "ServerYogi",
+    "StagePlanner",
     "StrategyError",
     "Tier",
+    "TwoStage",
     "assign_tiers",
     "epsilon",
     "parse_tiers",

@@ -39,7 +39,7 @@ rounds 3
 =3
     '' is no setting; see docs/settings.md.
 'rounds 3=5'
-    'rounds 3' is no setting; did you mean rounds or held-out-rounds?
+    'rounds 3' is no setting; did you mean rounds or held-out-rounds or stage-one-rounds?
 rounds=
     rounds: '' is not a whole number.
 rounds=ten
@@ -127,6 +127,12 @@ server-momentum=1
     server-momentum: 1.0 must be 0.9999 or less.
 server-tau=0
     server-tau: 0.0 must be above 0.
+mofm-gate=soft
+    mofm-gate: 'soft' is not one of adapter, private, scalar, half, local.
+activation=cosine
+    activation: 'cosine' is not one of linear, plateau, all.
+activation-ramp=1.5
+    activation-ramp: 1.5 must be 1 or less.
 dyn-alpha=0
     dyn-alpha: 0.0 must be above 0.
 # values that contradict each other
@@ -142,6 +148,15 @@ noise-multiplier=1 clip-update=1 aggregation=median
     noise-multiplier at 0.
 noise-multiplier=1e-300 clip-update=1
     noise-multiplier: 1e-300 over 3 rounds protects nobody; raise it, or set it to 0.
+stage-one-rounds=4
+    stage-one-rounds: 4 is neither a whole number up to the rounds of 3 nor, below 1, a share of
+    them; correct it.
+stage-one-rounds=1.5
+    stage-one-rounds: 1.5 is neither a whole number up to the rounds of 3 nor, below 1, a share of
+    them; correct it.
+activation=plateau gate-share=0
+    activation: plateau needs a gate-share above 0, as the accuracy on this share decides; raise
+    it, or choose another activation.
 server-optimizer=dyn aggregation=median
     server-optimizer: dyn mirrors what clients sent, so it needs the unweighted aggregation=mean
     with clip-update and noise-multiplier at 0; set these, or choose another.

@@ -9,9 +9,14 @@ from models import Backbone, Block
 
 
 def shaped_backbone(
-    width: int, heads: int, depth: int = 12, image_size: int = 224, patch_size: int = 16
+    width: int,
+    heads: int,
+    depth: int = 12,
+    device: str = "meta",
+    image_size: int = 224,
+    patch_size: int = 16,
 ) -> Backbone:
-    """A ViT without weights worth the name, for counting."""
+    """A ViT without weights worth the name, for counting; on a real device it can run, too."""
     config = ViTConfig(
         hidden_size=width,
         num_attention_heads=heads,
@@ -20,8 +25,9 @@ def shaped_backbone(
         image_size=image_size,
         patch_size=patch_size,
     )
-    with torch.device("meta"):
+    with torch.device(device):
         model = ViTModel(config, add_pooling_layer=False)
+    model.set_attn_implementation("sdpa")
     blocks = [
         Block(layer.layernorm_before, layer.attention, layer.layernorm_after, layer.mlp)
         for layer in model.layers

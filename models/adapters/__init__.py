@@ -8,7 +8,7 @@ from ..backbone import ModelError
 from .base import NO_ADAPTER, UNADAPTED, Adapter, AdapterSpec
 from .bottleneck import Bottleneck, ParallelAdapter, SerialAdapter
 from .full import FullAdapter
-from .lora import LINEARS, LoraAdapter, parse_targets
+from .lora import LINEARS, FixedFactorLora, LoraAdapter, parse_targets
 from .ssf import ScaleShift, SsfAdapter
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "UNADAPTED",
     "Adapter",
     "AdapterSpec",
+    "FixedFactorLora",
     "build_adapter",
     "parse_targets",
     "start_at_nothing",

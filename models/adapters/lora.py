@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..backbone import Block, ModelError
-from .base import Adapter, copy_structure
+from .base import Adapter, AdapterSpec, copy_structure
 
 # The linear layers of a block, by the short names of the bank.
 LINEARS = {
@@ -45,6 +46,36 @@ class LoraAdapter(Adapter):
             adapted.trained[target] = nn.ParameterDict(
                 {"A": layer.lora_A["default"].weight, "B": layer.lora_B["default"].weight}
             )
+        return adapted
+
+
+class FixedFactorLora(LoraAdapter):
+    """LoRA of which B alone is trained (FFA-LoRA, arXiv 2403.12313).
+
+    ``A`` is drawn as ever, within 1 / sqrt(inputs), but from a seed of its own, block after block,
+    so that it is the same on every machine and need not travel. The mean of several B is then
+    exactly that of the products.
+
+    Attributes
+    ----------
+    fixed : nn.ParameterList
+        Every A; it has no gradient and is no tensor of the bank.
+    """
+
+    def __init__(self, spec: AdapterSpec, seed: int) -> None:
+        super().__init__(spec)
+        self.fixed = nn.ParameterList()
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def block(self, frozen: Block) -> Block:
+        """Return the block with LoRA; trained is the factor ``B`` of each target."""
+        adapted = super().block(frozen)
+        trained: Any = adapted.trained
+        for factors in trained.values():
+            fixed = factors.pop("A").requires_grad_(False)
+            bound = fixed.shape[1] ** -0.5
+            nn.init.uniform_(fixed, -bound, bound, generator=self._generator)
+            self.fixed.append(fixed)
         return adapted
 
 

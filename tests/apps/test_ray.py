@@ -36,6 +36,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "wire-dtype": "bf16",
         "client-processes": 2,
     },
+    # A local expert that stays in Flower's state, and personal mixtures.
+    "mofm": {"method": "mofm", "personalise-epochs": 1, "client-processes": 2},
     "accumulator": {"method": "accumulator", "server-optimizer": "dyn", "client-processes": 3},
     # Ramps of no round: distillation has its whole weight from the start.
     "reefl": {"method": "reefl", "reefl-ramp-rounds": 0, "adapter": "ssf", "client-processes": 2},

@@ -33,6 +33,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "window": 3,
         "server_optimizer": "adam",
     },
+    "mofm": {
+        "method": "mofm",
+        "stage_one_rounds": 3,
+        "activation": "plateau",
+        "activation_patience": 1,
+    },
     "adam": {"method": "exits", "server_optimizer": "adam"},
     "inclusivefl": {
         "method": "inclusivefl",

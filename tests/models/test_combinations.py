@@ -27,7 +27,9 @@ COMBINATIONS += [("hyper-attention", kind, "projections") for kind in ADAPTERS]
 
 
 def options_of(combination: tuple[str, str, str]) -> dict[str, Any]:
-    return {"form": combination[2]} if combination[2] else {}
+    # The mixture has all parts of `mofm` in its answers.
+    mixing = {"mixing": True} if combination[0] == "mofm" else {}
+    return mixing | ({"form": combination[2]} if combination[2] else {})
 
 
 @pytest.fixture(params=COMBINATIONS, ids=lambda parts: "+".join(filter(None, parts)))
@@ -81,8 +83,10 @@ def test_truncated_and_exported_models_give_the_same_logits(
 
 
 def block_of(unit: str) -> int:
-    """The block of ``block3``, ``personal3`` or ``head3``; 0 for ``shared`` and ``embed``."""
-    found = re.fullmatch(r"(shared|embed)|(block|personal|head)(\d)", unit)
+    """The block of ``block3`` or ``local-head3``; 0 for ``shared`` and ``embed``."""
+    found = re.fullmatch(
+        r"(shared|(?:local-)?embed)|(?:local-)?(block|personal|head|gate)(\d)", unit
+    )
     assert found, unit
     return int(found[3] or 0)
 

@@ -35,6 +35,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "inclusivefl+parallel": ("inclusivefl", {"adapter": AdapterSpec("parallel", 4)}),
     "layerwise+parallel": ("layerwise", {"adapter": AdapterSpec("parallel", 4)}),
     "layerwise+full": ("layerwise", {"adapter": AdapterSpec("full")}),
+    "mofm": ("mofm", {"mixing": True}),
+    "mofm both factors": ("mofm", {"mixing": True, "factors": "both", "gate": "scalar"}),
     "scalefl": ("scalefl", {}),
     "scalefl+parallel": ("scalefl", {"adapter": AdapterSpec("parallel", 4)}),
     "scalefl+lora": ("scalefl", {"adapter": AdapterSpec("lora", 4, targets=("q", "o", "fc1"))}),
@@ -236,9 +238,8 @@ def test_copies_out_do_not_follow_later_training(model: AdapterModel) -> None:
 
 def test_the_first_part_of_every_key_is_its_unit(model: AdapterModel) -> None:
     for key in model.adapter_parameters():
-        assert re.fullmatch(
-            r"shared|embed|(block|personal)[1-6]|exit[24]|head[246]", key.split(".")[0]
-        )
+        unit = r"shared|embed|(local-)?(block[1-6]|head[246])|personal[1-6]|exit[24]|gate[246]"
+        assert re.fullmatch(unit, key.split(".")[0])
 
 
 def test_seeds_repeat(tiny_vit: Path) -> None:
