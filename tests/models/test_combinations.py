@@ -21,7 +21,12 @@ from models import (
     write_exported,
 )
 
-COMBINATIONS = [(method, kind, "") for method in METHODS for kind in ADAPTERS]
+COMBINATIONS = [
+    (method, kind, "")
+    for method in METHODS
+    for kind in ADAPTERS
+    if (method, kind) != ("layerwise", "none")  # refused: nothing would be trained
+]
 # Whole personal projections take the place of weights that adapters change.
 COMBINATIONS += [("hyper-attention", kind, "projections") for kind in ADAPTERS]
 
