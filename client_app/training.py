@@ -148,16 +148,19 @@ class Trainer:
             loss.backward()
             if term is not None:
                 term.add_gradient()
-            if self.settings.clip_value:
-                nn.utils.clip_grad_value_(one.parameters, self.settings.clip_value)
-            if self.settings.clip_norm:
-                nn.utils.clip_grad_norm_(one.parameters, self.settings.clip_norm)
+            self._clip(one.parameters)
             one.optimizer.step()
             # Before the next forward pass, which would otherwise have them in memory beside it.
             one.optimizer.zero_grad()
             with torch.no_grad():
                 found = self.model.scores(logits, labels)
                 _add_scores(scores, {"loss": loss * len(labels), **found})
+
+    def _clip(self, trained: list[nn.Parameter]) -> None:
+        if self.settings.clip_value:
+            nn.utils.clip_grad_value_(trained, self.settings.clip_value)
+        if self.settings.clip_norm:
+            nn.utils.clip_grad_norm_(trained, self.settings.clip_norm)
 
     def validate(
         self, part: Part, transform: BatchTransform, depth: int, client_key: str

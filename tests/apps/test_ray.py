@@ -77,6 +77,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "local-attention": {"method": "local-attention", "wire-dtype": "bf16", "client-processes": 2},
     "shared-attention": {"method": "shared-attention", "client-processes": 2},
 }
+# What these do on Ray the others do as well.
+SLOW = ("depthfl", "exclusivefl", "local-attention", "reefl", "scalefl", "shared-attention")
+ROWS = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in VARIANTS]
 OPENED = "preprocessor_config.json"  # of a backbone's files the one that Python itself opens
 # Python runs a module of this name at its start, in Ray's processes too.
 SITE = f"""
@@ -123,7 +126,7 @@ def test_every_method_and_adapter_runs_on_ray() -> None:
     assert {values.get("adapter", "none") for values in VARIANTS.values()} == set(ADAPTERS)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ROWS)
 def test_ray_gives_the_bits_of_the_in_process_run(
     run_app: Callable[..., Any], variant: str, tiny_vit: Path, tmp_path: Path, loads: Path
 ) -> None:

@@ -10,7 +10,8 @@ import torch
 from support import Run
 
 from client_app.node import LocalNode, simulated_nodes
-from client_app.training import Trainer, client_seed, learning_rate, restart
+from client_app.optimizer import learning_rate, restart
+from client_app.training import Trainer, client_seed
 from data import epoch_order
 from settings import Settings, SettingsError
 from wiring import get_backbone, get_device, make_model

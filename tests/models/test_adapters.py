@@ -12,7 +12,7 @@ from shapes import shaped_backbone
 from torch import Tensor, nn
 from torch.nn import functional
 
-from client_app.training import make_optimizer
+from client_app.optimizer import make_optimizer
 from models import (
     ADAPTERS,
     AdapterModel,
