@@ -36,9 +36,9 @@ class ClientStore:
         self.state = state
         self.folder: Path | None = None
         if folder:
-            # A client key may be any text; its folder stays in the folder.
-            name = quote(client_key, safe="").replace(".", "%2E")
-            self.folder = Path(folder).expanduser() / run_id / name
+            # A server's mark and a client key may be any text; what is kept stays in the folder.
+            run, name = (quote(t, safe="").replace(".", "%2E") for t in (run_id, client_key))
+            self.folder = Path(folder).expanduser() / run / name
 
     def names(self) -> list[str]:
         """List what there is."""

@@ -135,11 +135,17 @@ class TokenCache:
         return "the transform is random (augment), and stored-views is 0"
 
     def _mark(self, block: int) -> bytes:
-        """Hash all trained tensors that act before a block, and whether they do."""
+        """Hash all trained tensors that act before a block, and whether they are there.
+
+        What is missing does not act, or is as at the start: its values say what another message
+        has left in the process.
+        """
         mark = hashlib.sha256()
         for key, tensor in self.model.parameters_below(block).items():
-            mark.update(f"{key} {key.split('.')[0] in self.model.missing} ".encode())
-            mark.update(tensor.detach().cpu().numpy().tobytes())
+            is_missing = key.split(".")[0] in self.model.missing
+            mark.update(f"{key} {is_missing} ".encode())
+            if not is_missing:
+                mark.update(tensor.detach().cpu().numpy().tobytes())
         return mark.digest()
 
     @torch.no_grad()
@@ -155,12 +161,13 @@ class TokenCache:
         rows = np.flatnonzero(entry.filled)
         for start in range(0, len(rows), EVALUATION_BATCH):
             chosen = rows[start : start + EVALUATION_BATCH]
-            before = [tensor[chosen].flatten(0, 1).float() for tensor in entry.tensors]
+            kept = [tensor[chosen].flatten(0, 1) for tensor in entry.tensors]
+            before = [tensor.to(self.model.device).float() for tensor in kept]
             after, logits = self.model.lead(tuple(before), entry.block, block)
             if logits or [t.shape for t in after] != [t.shape for t in before]:
                 return False
             for tensor, new in zip(entry.tensors, after, strict=True):
-                tensor[chosen] = new.reshape(len(chosen), *tensor.shape[1:]).to(tensor.dtype)
+                tensor[chosen] = new.reshape(len(chosen), *tensor.shape[1:]).to(tensor)
         entry.block, entry.mark = block, self._mark(block)
         return True
 

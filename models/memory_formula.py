@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from .accumulator import AccumulatorModel
+from .adapters import AdapterSpec
 from .backbone import Block
-from .base import EMBED, AdapterModel
+from .base import EMBED, AdapterModel, block_unit
 from .depthfl import DepthflModel
 from .exits import ExitsModel
 from .history import HistoryAttention
@@ -24,6 +25,7 @@ from .inclusivefl import InclusiveflModel, exit_unit
 from .layerwise import head_unit
 from .memory import OPTIMIZER_STATES, held_bytes, views_per_image
 from .memory_terms import BlockShape, BlockTerms, block_terms
+from .mofm import LOCAL, MofmModel
 from .reefl import ReeflModel
 from .simclr import SimclrModel
 
@@ -167,17 +169,20 @@ def _runs(model: AdapterModel, trained: dict[str, nn.Parameter], numbers: list[i
     for key, tensor in trained.items():
         of_block[model.block_of(key.split(".")[0])] += tensor.numel()
     shape, is_full = _shape(model), model.adapter.kind == "full"
-    on_path = numbers[0] == 1 and any(key.startswith(EMBED) for key in trained)
+    on_path = numbers[0] == 1 and any(key.startswith((EMBED, LOCAL + EMBED)) for key in trained)
+    is_mixing = isinstance(model, MofmModel) and model.mixing
     runs = []
     for number in numbers:
         own = model.part(exit_unit(number), "adapter") if number == numbers[-1] else None
+        if is_mixing:  # the global expert is frozen
+            own = model.part(LOCAL + block_unit(number), "adapter")
         tensors = {id(tensor) for tensor in (own or model.block(number)).parameters()}
         count = sum(sizes.get(tensor, 0) for tensor in tensors)
         terms = None
         if count or on_path:
             personal = _personal_numbers(model) if count else None
             terms = block_terms(
-                shape, model.adapter, trained=count > 0, on_path=on_path, personal=personal
+                shape, _spec(model), trained=count > 0, on_path=on_path, personal=personal
             )
         elif trained and isinstance(model, AccumulatorModel) and model.taps_attention:
             # Its second half reads what the accumulator changed.
@@ -192,6 +197,13 @@ def _runs(model: AdapterModel, trained: dict[str, nn.Parameter], numbers: list[i
         runs.append(_Run(terms, keeps_input, count, early, beside, is_read))
         on_path = on_path or (bool(trained) and isinstance(model, HISTORY))
     return runs
+
+
+def _spec(model: AdapterModel) -> AdapterSpec:
+    """Return the adapters whose tensors are trained; of LoRA with B alone nothing is saved."""
+    if isinstance(model, MofmModel) and (model.mixing or model.factors == "both"):
+        return model.expert
+    return model.adapter
 
 
 def _is_read(model: AdapterModel, number: int, last: int) -> bool:

@@ -24,7 +24,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .adapters import NO_ADAPTER, Adapter, AdapterSpec, FixedFactorLora, build_adapter
+from .adapters import (
+    NO_ADAPTER,
+    Adapter,
+    AdapterSpec,
+    FixedFactorLora,
+    build_adapter,
+    start_at_nothing,
+)
 from .backbone import Backbone
 from .base import EMBED, AdapterModel, ExitHead, State, block_unit
 from .gates import FIXED_GATES, READING_GATES, Mixture, build_gate
@@ -68,6 +75,11 @@ class MofmModel(AdapterModel):
         Of half the squared distance between the experts in the loss.
     mixing : bool
         Whether the mixture answers, as in stage 2, or the global expert alone.
+
+    Attributes
+    ----------
+    expert : AdapterSpec
+        Of the local expert's adapters, and of the global one's where all of them are trained.
     """
 
     def __init__(
@@ -94,6 +106,8 @@ class MofmModel(AdapterModel):
         self.local_weight, self.proximal, self.mixing = local_weight, proximal, mixing
         self._heads: dict[int, ExitHead] = {}
         super().__init__(backbone, exits, num_classes, **adapter)
+        # So that a block which is not active is the backbone's, whatever a tier's own start.
+        start_at_nothing(self.units)
         self._stacks: tuple[Stack, ...] = (Stack(self._embed[0], self._blocks), self._local)
         if self.gate in READING_GATES:
             self._stacks += (Stack(backbone.embed, list(backbone.blocks)),)
@@ -118,10 +132,10 @@ class MofmModel(AdapterModel):
         """Return the global expert's adapters: LoRA of its own, unless `spec` names others."""
         own = spec.kind == NO_ADAPTER
         lora_spec = AdapterSpec("lora", self.rank, self.alpha / self.rank, spec.targets)
-        self._expert = lora_spec if own else spec
+        self.expert = lora_spec if own else spec
         if not own or self.factors == "both":
-            return build_adapter(self._expert)
-        lora = FixedFactorLora(self._expert, self.factor_seed)
+            return build_adapter(self.expert)
+        lora = FixedFactorLora(self.expert, self.factor_seed)
         self.fixed_factors = lora.fixed  # moves with the model
         return lora
 
@@ -138,7 +152,7 @@ class MofmModel(AdapterModel):
     def further_units(self, recipe: Adapter) -> dict[str, dict[str, nn.Module]]:
         """Build heads, the local expert and the gates."""
         del recipe
-        width, own = self.backbone.width, build_adapter(self._expert)
+        width, own = self.backbone.width, build_adapter(self.expert)
         blocks: Any = self.backbone.blocks[: self.exits[-1]]
         self._local = Stack(
             own.embeddings(self.backbone.embed), [own.block(block) for block in blocks]

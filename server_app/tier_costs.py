@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from client_app.feature_cache import EVALUATION_BATCH
-from models import AdapterModel, MemoryEstimate, evaluation_bytes, predict_step
+from models import (
+    LOCAL,
+    AdapterModel,
+    MemoryEstimate,
+    MofmModel,
+    evaluation_bytes,
+    predict_step,
+)
 from settings import Settings
 from strategies import BYTES_PER_NUMBER, Layout, Plan, Planner
 from wiring import Cut, get_cut, get_layout, get_tiers, make_model
@@ -107,10 +115,16 @@ def _memory(settings: Settings, model: AdapterModel, plan: Plan) -> MemoryEstima
 
 @contextmanager
 def as_planned(model: AdapterModel, plan: Plan) -> Iterator[None]:
-    """Let a model lack, for a while, what a client with this plan does not have in training."""
-    before = model.missing
-    model.missing = frozenset(model.units) - {*plan.trained, *plan.frozen, *plan.kept}
+    """Let a model be, for a while, what it is in the training of a client with this plan."""
+    there = {*plan.trained, *plan.frozen, *plan.kept}
+    planned: dict[str, Any] = {"missing": frozenset(model.units) - there}
+    if isinstance(model, MofmModel):
+        planned["mixing"] = any(unit.startswith(LOCAL) for unit in there)
+    before = {name: getattr(model, name) for name in planned}
     try:
+        for name, value in planned.items():
+            setattr(model, name, value)
         yield
     finally:
-        model.missing = before
+        for name, value in before.items():
+            setattr(model, name, value)

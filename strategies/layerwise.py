@@ -119,7 +119,7 @@ class LayerwiseSchedule(DepthPlanner):
         lasting: list[str] = []
         for unit in self.units:
             block = _number(unit)
-            if not block or lowest <= block <= (depth if _is_head(unit) else last):
+            if not block or lowest <= block <= (depth if _is_head(unit) else min(last, depth)):
                 (scored if block in skipped else trained).append(unit)
             elif block <= depth and self._reached(unit, now):
                 # A head whose exit is finished has no part in a training.

@@ -68,6 +68,14 @@ def test_other_runs_are_left_alone(tmp_path: Path) -> None:
     assert own(tmp_path, run_id="one").before(5)
 
 
+@pytest.mark.parametrize("run_id", ["..", "../..", "/absolute", "a/b"])
+def test_no_mark_of_a_run_leads_out_of_the_folder(tmp_path: Path, run_id: str) -> None:
+    """It comes from the server, which must not choose where a node writes."""
+    folder = store(tmp_path / "own", run_id).folder
+    assert folder is not None
+    assert folder.resolve().parent.parent == tmp_path / "own"
+
+
 def test_tensors_that_were_not_trained_stay_as_they_were(place: RecordDict | Path) -> None:
     own(place).save(2, {"a.B": np.ones(2, np.float32), "b.B": np.ones(2, np.float32)})
     own(place).save(4, {"b.B": np.full(2, 4, np.float32)})

@@ -168,3 +168,23 @@ def test_the_doctor_refuses_in_a_sentence(
 ) -> None:
     assert main(arguments) == 2
     assert capsys.readouterr().err.startswith(sentence)
+
+
+@pytest.mark.parametrize("stage_one", [0, 2])
+def test_both_experts_are_told_of(
+    stage_one: float, tiny_vit: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In stage 2 the local expert is trained, with both factors; the global one is frozen."""
+    values = {"method": "mofm", "mofm_gate": "half", "adapter": "none", "activation": "all"}
+    settings = settings_for(tiny_vit, **values, rounds=3, stage_one_rounds=stage_one)
+    model = make_model(settings, 10)
+    planner = make_planner(settings, get_tiers(settings), model)
+    memory = tier_costs(settings, model, planner)["large"].memory
+    assert not model.mixing
+    model.mixing = True  # type: ignore[assignment]
+    local = [unit for unit in model.units if unit.startswith("local-")]
+    counted = count_step(model, local, settings.batch_size, 6)
+    assert memory.activations == pytest.approx(counted.peak, rel=0.05)
+    words = [f"{k.replace('_', '-')}={v}" for k, v in settings.to_dict().items()]
+    assert main([*words, "--classes", "10", "--count"]) == 0
+    assert "large" in capsys.readouterr().out

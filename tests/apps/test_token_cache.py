@@ -96,6 +96,20 @@ def test_another_value_below_makes_them_stale(tiny_vit: Path, part: Part) -> Non
     assert same_bits(kept.model, anew.model)
 
 
+def test_values_of_what_is_missing_are_not_looked_at(tiny_vit: Path, part: Part) -> None:
+    """Other messages, as of an evaluation, leave the head of a finished block in the process."""
+    trainer = trainer_of(tiny_vit, method="layerwise", exits="6")
+    trainer.model.missing = frozenset({"head1"})
+    with counted(trainer.model) as passes:
+        for number in (1, 2):
+            train(trainer, part, units=["block2", "head2"], server_round=number, lasting=True)
+            trainer.model.adapter_parameters()["head1.head.1.bias"].data += 0.5
+        assert passes[1] == 40
+        trainer.model.missing = frozenset()
+        train(trainer, part, units=["block2", "head2"], server_round=3, lasting=True)
+    assert passes[1] == 80
+
+
 # A phase change.
 
 

@@ -16,7 +16,7 @@ from tokens import ROW, TRANSFORM, counted, make_part, trainer_of
 from client_app.feature_cache import FeatureBudget
 from client_app.predictor import Predictor
 from client_app.token_cache import TokenCache
-from data import Part
+from data import BatchTransform, Part
 from models import AdapterModel
 
 PLENTY = 10**9
@@ -149,3 +149,26 @@ def test_settings_reach_the_cache(tiny_vit: Path, part: Part, changes: dict[str,
     whole = expected(trainer.model, part)
     assert torch.equal(found, whole.half().float() if "cache_dtype" in changes else whole)
     assert trainer.predictor.tokens.on_disk == ("cache_place" in changes)
+
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NO_GPU)])
+def test_files_are_brought_up_to_a_later_block(device: str, tiny_vit: Path, part: Part) -> None:
+    """Files are no place of the device's: blocks run where the model is."""
+    model = trainer_of(tiny_vit, exits="6,", device=device).model
+    cache = tokens_of(model, FeatureBudget(PLENTY), on_disk=True)
+    transform = BatchTransform(16, [0.5], [0.25], device=device)
+    places = np.arange(len(part))
+    before = cache.open(part, transform, ("block3",))
+    assert before is not None
+    before.get(places, np.zeros_like(places))
+    pushed = cache.open(part, transform, ("block4",))
+    assert pushed is not None
+    (tokens,), _ = pushed.get(places, np.zeros_like(places))
+    with torch.no_grad():
+        pixels = transform(part.images.images[part.positions])
+        (wanted,), _ = model.lead(model.begin(pixels), 1, 4)
+    model.to("cpu")  # the backbone is that of other tests, too
+    assert torch.allclose(tokens, wanted, atol=1e-5)

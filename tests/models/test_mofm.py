@@ -62,6 +62,18 @@ def test_stage_two_begins_with_the_answers_of_the_global_expert(
         assert torch.equal(after.routed()[e], before[e])
 
 
+@pytest.mark.parametrize("kind", ["none", "lora", "parallel", "serial", "ssf", "full"])
+def test_what_is_not_active_is_as_if_it_were_not_there(kind: str, tiny_vit: Path) -> None:
+    """It does not travel, and tiers of other ranks draw other adapters."""
+    model = make(tiny_vit, adapter=AdapterSpec(kind, 4))
+    tokens = model.backbone.embed(images())
+    for number, block in enumerate(model.backbone.blocks, 1):
+        tokens = block(tokens)
+        if number in EXITS:
+            expected = model.part(f"head{number}", "head")(model.backbone.read_out(tokens))
+            assert torch.allclose(model(images())[number], expected, atol=1e-6)
+
+
 def test_weights_add_up_and_start_at_one_half(tiny_vit: Path) -> None:
     model = make(tiny_vit, mixing=True)
     for weights in model(images()).weights.values():  # type: ignore[attr-defined]

@@ -85,6 +85,16 @@ def test_top_down_keeps_training_the_head() -> None:
     assert planner("all", 4) == Plan(4, ("embed", "block1", "head4"), above, lasting=above)
 
 
+def test_a_window_that_ends_above_a_tier_is_trained_up_to_there() -> None:
+    """What a client does not run must not come back unchanged and slow the others down."""
+    tiers = "small depth=2 share=0.5; large depth=4 share=0.5"
+    planner = schedule((2, 4), tiers, order="top-down", window=3)
+    assert planner("small", 1) == Plan(2, ("block2", "head2"))
+    assert planner("large", 1) == Plan(4, ("block2", "block3", "block4", "head2", "head4"))
+    whole = schedule((2, 4), tiers, order="top-down", window=4)
+    assert whole("small", 1) == Plan(2, ("embed", "block1", "block2", "head2"))
+
+
 def test_progressive_freezes_nothing() -> None:
     planner = schedule((2, 4), order="progressive", window=2)
     assert planner("all", 1) == Plan(2, ("embed", "block1", "block2", "head2"))
