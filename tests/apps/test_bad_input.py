@@ -1,8 +1,8 @@
 """Bad input: what a user types, and the one sentence that it gets; replies; runs that die.
 
-The rows stand in tests/bad_settings.py, bad_tiers.py, bad_sources.py and bad_runs.py; in them
-{files} holds what tests/bad_files.py writes, {vit} is a sound backbone of six blocks, and {tmp} an
-empty folder.
+The rows stand in tests/bad_settings.py, bad_methods.py, bad_tiers.py, bad_sources.py and
+bad_runs.py; in them {files} holds what tests/bad_files.py writes, {vit} is a sound backbone of six
+blocks, and {tmp} an empty folder.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from bad_files import write_backbones, write_configs, write_data, write_runs
+from bad_methods import METHOD_SETTINGS
 from bad_replies import FAILED, REPLIES, Reply
 from bad_runs import COMPARE, OUTPUT, PREDICT, RESUME
 from bad_settings import SETTINGS
@@ -49,7 +50,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "compare": compare.main,
     "predict": predict.main,
 }
-RUN = SETTINGS | TIERS_AND_FILES | BACKBONES | DATA | OUTPUT | RESUME
+RUN = SETTINGS | METHOD_SETTINGS | TIERS_AND_FILES | BACKBONES | DATA | OUTPUT | RESUME
 TABLE = [
     *(("run", SOUND + given, sentence) for given, sentence in RUN.items()),
     *(("compare", *row) for row in COMPARE.items()),
