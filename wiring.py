@@ -158,7 +158,7 @@ def make_model(settings: Settings, num_classes: int, cut: Cut | None = None) -> 
             settings.adapter,
             settings.adapter_rank if cut is None else cut.rank,
             settings.adapter_alpha / settings.adapter_rank,
-            parse_targets(settings.adapter_targets),
+            parse_targets(settings.adapter_targets, settings.adapter),
         ),
         **settings.method_options(),
         **dict(() if cut is None else cut.options),

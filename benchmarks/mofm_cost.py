@@ -161,6 +161,7 @@ def memory_table(device: str) -> Iterable[str]:
             # Blocks that are crossed and not trained keep no input of an untrained A.
             idle = (crossed - len(blocks)) * 10 if factors == "both" else 0
             formula = idle + per_block * (len(blocks) if factors == "both" else crossed)
+            formula -= 1  # the input of the lowest block's first layer norm
             peak = peak_bytes(model, units, images) if device != "cpu" else 0
             size = sum(
                 p.numel() for k, p in model.adapter_parameters().items() if k.split(".")[0] in units

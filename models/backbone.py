@@ -25,7 +25,15 @@ class ModelError(ValueError):
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block, split where methods and adapters reach in."""
+    """One pre-norm transformer block, split where methods and adapters reach in.
+
+    Attributes
+    ----------
+    is_trained_last : bool
+        Whether its adapter acts in `join` alone, on what `split` returns.
+    """
+
+    is_trained_last = False
 
     def __init__(
         self, norm1: nn.Module, attention: nn.Module, norm2: nn.Module, mlp: nn.Module
@@ -60,11 +68,22 @@ class Block(nn.Module):
 
     def transform(self, tokens: Tensor) -> Tensor:
         """Run the MLP half with its residual: ``(B, N, D) -> (B, N, D)``."""
-        return tokens + self.mlp_branch(self.norm2(tokens))
+        return self.join(tokens, self.mlp_branch(self.norm2(tokens)))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Run the whole block: ``(B, N, D) -> (B, N, D)``."""
-        return self.transform(self.attend(tokens))
+    def join(self, tokens: Tensor, output: Tensor) -> Tensor:
+        """Add the MLP's output to the tokens that it was made of, ``(B, N, D)`` each."""
+        return tokens + output
+
+    def split(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the block up to `join`; return what that takes, ``(B, N, D)`` each."""
+        attended = self.attend(tokens)
+        return attended, self.mlp_branch(self.norm2(attended))
+
+    def forward(self, tokens: Tensor, output: Tensor | None = None) -> Tensor:
+        """Run the whole block, ``(B, N, D) -> (B, N, D)``; with an `output`, `join` alone."""
+        if output is None:
+            return self.transform(self.attend(tokens))
+        return self.join(tokens, output)
 
     def train(self, mode: bool = True) -> Block:
         """Stay in evaluation mode: a frozen part has no dropout and no running statistics."""
@@ -125,8 +144,11 @@ class Backbone(nn.Module):
 
     @staticmethod
     def read_out(tokens: Tensor) -> Tensor:
-        """Return the class token, ``(B, N, D) -> (B, D)``, without the final norm."""
-        return tokens[:, 0]
+        """Return the class token, ``(B, N, D) -> (B, D)``, without the final norm.
+
+        A copy: a view would keep all tokens for as long as it is there.
+        """
+        return tokens[:, 0].clone()
 
     def train(self, mode: bool = True) -> Backbone:
         """Stay in evaluation mode: a frozen part has no dropout and no running statistics."""

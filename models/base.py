@@ -217,6 +217,18 @@ class AdapterModel(nn.Module, ABC):
                 found[number] = logits
         return state, found
 
+    def enters(self, block: int) -> bool:
+        """Tell whether all that this method trains in a block acts last, in its `join`."""
+        del block
+        return False
+
+    def enter(self, state: State, block: int) -> State:
+        """Run of a block what comes before all that is trained in it, as far as it `enters`.
+
+        `advance` goes on from there as from the state before the block.
+        """
+        return self.block(block).split(*state) if self.enters(block) else state
+
     def lowest_block(self, units: Collection[str]) -> int:
         """Return the first block at which some units act; 1 also for what acts before it."""
         return max(1, min((self.block_of(unit) for unit in units), default=1))

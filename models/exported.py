@@ -216,7 +216,7 @@ def _read_adapter(found: dict[str, Any], file: Path) -> AdapterSpec:
     _check_fields(found, ADAPTER_FIELDS, file)
     if not math.isfinite(found["scaling"]):
         raise ModelError(f"adapters: 'scaling' in {file} is not finite; export the run again.")
-    targets = parse_targets(",".join(map(str, found["targets"])))
+    targets = parse_targets(",".join(map(str, found["targets"])), found["kind"])
     return AdapterSpec(found["kind"], found["rank"], found["scaling"], targets)
 
 

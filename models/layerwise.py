@@ -59,10 +59,13 @@ class LayerwiseModel(ExitsModel):
         head: nn.Module = self.part(head_unit(block), "head")
         return head
 
+    def enters(self, block: int) -> bool:
+        """A block's adapter is all that is trained in it."""
+        return self.block(block).is_trained_last
+
     def advance(self, state: State, block: int) -> tuple[State, Tensor | None]:
         """Run a block, and read the exit off the class token if its head is there."""
-        (tokens,) = state
-        tokens = self.block(block)(tokens)
+        tokens = self.block(block)(*state)
         if block not in self.exits or head_unit(block) in self.missing:
             return (tokens,), None
         return (tokens,), self.head(block)(self.backbone.read_out(tokens))

@@ -82,9 +82,12 @@ def block_terms(
             # The inputs of q, k and v, of the MLP, and of its second layer; o's is there.
             extra, freed = 2 * width + hidden, hidden
         case "serial" | "parallel":
-            extra, freed = 2 * (trained * width + rank), trained * width + rank
+            each = trained * width + rank
+            if not on_path and "attention" not in adapter.targets:
+                return BlockTerms(each, 0, width + rank)  # the MLP is not on the path either
+            extra, freed = each * len(adapter.targets), each * ("mlp" in adapter.targets)
             missing = norm + attention
-            working += width * (adapter.kind == "parallel")
+            working += width * (adapter.kind == "parallel" and "mlp" in adapter.targets)
         case "ssf":
             # What each layer puts out, before its scale.
             extra = trained * (4 * width + 3 * inner + hidden)

@@ -102,10 +102,13 @@ class SimclrModel(AdapterModel):
         del recipe
         return {PROJECTION: {"mlp": ProjectionHead(self.backbone.width)}}
 
+    def enters(self, block: int) -> bool:
+        """A block's adapter is all that is trained in it."""
+        return self.block(block).is_trained_last
+
     def advance(self, state: State, block: int) -> tuple[State, Tensor | None]:
         """Run a block; there is no prediction after any."""
-        (tokens,) = state
-        return (self.block(block)(tokens),), None
+        return (self.block(block)(*state),), None
 
     def block_of(self, unit: str) -> int:
         """The projection head acts after all blocks."""

@@ -21,7 +21,7 @@ TIERS = "small depth=2 share=0.4; medium depth=4 share=0.3; large depth=6 share=
 
 
 def settings_for(tiny_vit: Path, **values: Any) -> Settings:
-    # Blocks of batches of 32 of 256 images: training, not scoring, is what takes most.
+    # Batches larger than those of scoring: training is what takes most.
     fitting = {"adapter": "full", "method": "exits", "batch_size": 256}
     return Settings(backbone=str(tiny_vit), exits="3", tiers=TIERS, **(fitting | values))
 

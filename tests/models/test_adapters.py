@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from models import (
 from settings import Settings
 
 EXITS = (2, 4, 6)
+BRANCHES = ("attention", "mlp")
 KINDS = [kind for kind in ADAPTERS if kind != "none"]
 FROZEN_KINDS = [kind for kind in KINDS if kind != "full"]
 
@@ -118,8 +120,8 @@ def test_a_smaller_rank_is_the_leading_part_of_a_larger(tiny_vit: Path) -> None:
 @torch.no_grad()
 def test_bottlenecks_beside_and_behind_the_branches(tiny_vit: Path) -> None:
     """The two forms written out: ``F(a) + g(a)`` and ``h + g(h)`` with ``h = F(a)``."""
-    for kind in ("parallel", "serial"):
-        model = build(tiny_vit, AdapterSpec(kind, 4))
+    for kind, targets in product(("parallel", "serial"), (BRANCHES, *zip(BRANCHES, strict=True))):
+        model = build(tiny_vit, AdapterSpec(kind, 4, targets=targets))
         block, own = model.backbone.blocks[2], arrays(model, "block3.adapter.")
 
         def bottleneck(values: Tensor, branch: str, own: dict[str, Tensor] = own) -> Tensor:
@@ -135,8 +137,37 @@ def test_bottlenecks_beside_and_behind_the_branches(tiny_vit: Path) -> None:
             normed = norm(found)
             output = run(normed)
             read = normed if kind == "parallel" else output
-            found = found + output + bottleneck(read, branch)
+            found = found + output + (bottleneck(read, branch) if branch in targets else 0)
         torch.testing.assert_close(model.block(3)(tokens()), found)
+
+
+@pytest.mark.parametrize("kind", ["parallel", "serial"])
+def test_bottlenecks_at_the_mlp_alone(tiny_vit: Path, kind: str) -> None:
+    """``2 D m + m + D``: 37,296 a block for D = 384 and m = 48, 74,544 for D = 768."""
+    for width, heads, expected in ((384, 6, 37_296), (768, 12, 74_544)):
+        with torch.device("meta"):
+            spec = AdapterSpec(kind, 48, targets=("mlp",))
+            model = build_model("exits", shaped_backbone(width, heads), (3,), 100, adapter=spec)
+        assert count(model, 1, heads=False) == expected
+        assert count(model, 3, heads=False) == 3 * expected
+    small = build(tiny_vit, AdapterSpec(kind, 4, targets=("mlp",)))
+    assert arrays(small, "block3.adapter.").keys() == {
+        f"mlp.{layer}.{part}" for layer in ("down", "up") for part in ("weight", "bias")
+    }
+
+
+@torch.no_grad()
+def test_a_block_goes_on_from_its_two_halves(tiny_vit: Path) -> None:
+    """Bit for bit; only where all that is trained comes after both."""
+    for spec in (AdapterSpec("serial", 4, targets=("mlp",)), AdapterSpec("serial", 4)):
+        block = build(tiny_vit, spec).block(3)
+        assert block.is_trained_last == (spec.targets == ("mlp",))
+        halves = block.split(tokens())
+        assert torch.equal(block(*halves), block(tokens()))
+        for parameter in block.trained.parameters():
+            parameter += 1
+        again = zip(halves, block.split(tokens()), strict=True)
+        assert all(torch.equal(*pair) for pair in again) == block.is_trained_last
 
 
 @torch.no_grad()
@@ -184,7 +215,8 @@ def test_fresh_adapters_start_as_documented(tiny_vit: Path) -> None:
     """Kaiming-uniform ``A`` within ``1 / sqrt(inputs)``, ``B`` zero; the others by their spread."""
 
     def start(kind: str) -> Iterator[tuple[str, Tensor]]:
-        model = build(tiny_vit, AdapterSpec(kind, 16, targets=("q", "fc2")), moved=False)
+        targets = ("q", "fc2") if kind == "lora" else ()
+        model = build(tiny_vit, AdapterSpec(kind, 16, targets=targets), moved=False)
         inside = {k: v for k, v in model.adapter_parameters().items() if "adapter" in k}
         ends = {key.rsplit(".", 1)[-1] for key in inside}
         if kind == "lora":
@@ -265,11 +297,18 @@ def test_all_of_a_head_and_nothing_else_learns_at_its_rate(tiny_vit: Path) -> No
 
 
 def test_targets_are_names_of_layers() -> None:
-    assert parse_targets("q,v") == ("q", "v")
-    assert parse_targets(" fc1, v ,q,v") == ("q", "v", "fc1")
-    for text, wrong in (("q,value", "value"), ("", ""), ("q;v", "q;v")):
+    assert parse_targets("q,v", "lora") == ("q", "v")
+    assert parse_targets(" fc1, v ,q,v", "lora") == ("q", "v", "fc1")
+    assert parse_targets("mlp,attention", "serial") == ("attention", "mlp")
+    assert parse_targets("mlp", "parallel") == ("mlp",)
+    assert parse_targets("", "serial") == parse_targets(" ", "lora") == ()
+    assert AdapterSpec("lora").targets == ("q", "v")
+    assert AdapterSpec("serial").targets == AdapterSpec("parallel").targets == ("attention", "mlp")
+    for text, wrong in (("q,value", "value"), (",", ""), ("q;v", "q;v"), ("mlp", "mlp")):
         with pytest.raises(ModelError, match=f"adapter-targets: '{wrong}' is no linear layer"):
-            parse_targets(text)
+            parse_targets(text, "lora")
+    with pytest.raises(ModelError, match="'q' is no branch of a block; list some of attention"):
+        parse_targets("mlp,q", "serial")
 
 
 def test_wrong_kinds_and_ranks_get_a_sentence(tiny_vit: Path) -> None:
@@ -277,3 +316,5 @@ def test_wrong_kinds_and_ranks_get_a_sentence(tiny_vit: Path) -> None:
         build(tiny_vit, AdapterSpec("magic"))
     with pytest.raises(ModelError, match="adapter-rank: 0 leaves no adapter"):
         build(tiny_vit, AdapterSpec("lora", 0))
+    with pytest.raises(ModelError, match="adapter-targets: 'q' is no branch"):
+        build(tiny_vit, AdapterSpec("parallel", targets=("q",)))
