@@ -7,17 +7,13 @@ are those of ``[tool.flwr.app.config]`` in pyproject.toml, and docs/settings.md 
 from __future__ import annotations
 
 import argparse
-import copy
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from settings import Settings, SettingsError, load_toml
-
-if TYPE_CHECKING:
-    from flwr.app import Context, Message
 
 # Before flwr and torch are imported: no telemetry from a simulation on somebody's laptop.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -48,7 +44,7 @@ def parse(arguments: Sequence[str]) -> tuple[Settings, str]:
         "--runtime",
         choices=("inprocess", "ray"),
         default="inprocess",
-        help="call the clients in this process, or run Flower's simulation on Ray",
+        help="call the clients in this process, or in several processes of Ray",
     )
     parser.add_argument("settings", nargs="*", metavar="key=value")
     options = parser.parse_intermixed_args(arguments)
@@ -77,43 +73,37 @@ def run_in_process(settings: Settings) -> None:
 
 
 def run_on_ray(settings: Settings) -> None:
-    """Run the same apps on Flower's simulation engine."""
+    """Run the same apps with clients in processes of Ray."""
+    import ray
     import torch
-    from flwr.serverapp import Grid, ServerApp
-    from flwr.simulation import run_simulation
 
-    from client_app.app import create_client_app
     from server_app.app import run
+    from server_app.ray_grid import RayGrid
 
     torch.set_num_threads(settings.client_cpus)
-    failures: list[Exception] = []
-    server_app = ServerApp()
-
-    @server_app.main()
-    def main(grid: Grid, context: Context) -> None:
-        del context
-        try:
-            run(grid, settings, simulated=True)
-        except Exception as error:  # handed to the caller: Flower would print its traceback
-            failures.append(error)
-
-    # Its advice, `flwr run`, is in the README; a simulation needs no SuperLink to be told so.
-    logging.getLogger("flwr").addFilter(lambda r: "`run_simulation`" not in r.getMessage())
-    # Ray's workers import the apps from here.
+    processes, share = client_processes(settings), gpu_share(settings)
+    if share:  # less than one is a share of one GPU
+        gpus = torch.cuda.device_count()
+        processes = min(processes, gpus * int(1 / share) if share < 1 else int(gpus / share))
+    # Ray's processes import the apps from here.
     folder = os.path.dirname(os.path.abspath(__file__))
     os.environ["PYTHONPATH"] = os.pathsep.join([folder, os.environ.get("PYTHONPATH", "")])
-    run_simulation(
-        server_app,
-        create_client_app(mods=[with_run_config(dict(settings.to_dict()))]),
-        settings.num_clients,
-        backend_config={
-            "client_resources": {"num_cpus": settings.client_cpus, "num_gpus": gpu_share(settings)},
-            # Ray starts as many processes as it believes to have cores for.
-            "init_args": {"num_cpus": client_processes(settings) * settings.client_cpus},
-        },
+    ray.init(
+        num_cpus=processes * settings.client_cpus,
+        include_dashboard=False,
+        logging_level=logging.WARNING,
     )
-    if failures:
-        raise failures[0]
+    try:
+        grid = RayGrid(
+            processes,
+            settings.num_clients,
+            dict(settings.to_dict()),
+            cpus=settings.client_cpus,
+            gpus=share,
+        )
+        run(grid, settings, simulated=True)
+    finally:
+        ray.shutdown()
 
 
 def client_processes(settings: Settings) -> int:
@@ -127,31 +117,19 @@ def gpu_share(settings: Settings) -> float:
     Raises
     ------
     SettingsError
-        When a share is asked for and there is no GPU.
+        When there are fewer GPUs than are asked for.
     """
     import torch
 
     from wiring import get_device
 
     gpus = torch.cuda.device_count() if get_device(settings).type == "cuda" else 0
-    if settings.client_gpus and not gpus:
+    if settings.client_gpus > gpus:
         raise SettingsError(
-            f"client-gpus: {settings.client_gpus} of a GPU cannot be had, as device is "
-            f"'{settings.device}' and no GPU of CUDA is used; set it to 0."
+            f"client-gpus: {settings.client_gpus} cannot be had, as device is "
+            f"'{settings.device}' and {gpus} GPUs of CUDA are used; set it to {gpus} or less."
         )
     return settings.client_gpus or min(1.0, gpus / client_processes(settings))
-
-
-def with_run_config(run_config: dict[str, Any]) -> Callable[..., Message]:
-    """Return a mod that gives nodes the run config, which Flower's `run_simulation` cannot."""
-
-    def mod(message: Message, context: Context, call_next: Callable[..., Message]) -> Message:
-        # Flower refuses a changed run config in the Context it gave; the state is the same object.
-        given = copy.copy(context)
-        given.run_config = run_config
-        return call_next(message, given)
-
-    return mod
 
 
 def is_out_of_memory(error: BaseException) -> bool:

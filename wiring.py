@@ -12,6 +12,7 @@ import torch
 from data import BatchTransform, Source, ViewTransform, load_source
 from models import (
     BLOCK,
+    BUILTIN,
     EMBED,
     GATE,
     HEAD,
@@ -47,7 +48,7 @@ def _cached_settings(items: tuple[tuple[str, type, Any], ...]) -> Settings:
 def get_backbone(settings: Settings) -> Backbone:
     """Return the backbone; all models of a process share it."""
     name = settings.backbone
-    if name.strip() and (folder := read_path("backbone", name)).is_dir():
+    if name.strip() and name != BUILTIN and (folder := read_path("backbone", name)).is_dir():
         name = str(folder.resolve())
     return load_backbone(name, settings.image_size, backbone_seed(settings))
 
@@ -158,7 +159,7 @@ def make_model(settings: Settings, num_classes: int, cut: Cut | None = None) -> 
             settings.adapter,
             settings.adapter_rank if cut is None else cut.rank,
             settings.adapter_alpha / settings.adapter_rank,
-            parse_targets(settings.adapter_targets),
+            parse_targets(settings.adapter_targets, settings.adapter),
         ),
         **settings.method_options(),
         **dict(() if cut is None else cut.options),

@@ -1,12 +1,13 @@
 """What kept tokens save: the time of a training step by phase, and of whole runs.
 
 ``python benchmarks/cache.py [--batch B] [--rounds N] [--image-size S] [--blocks P ...]
-[--adapter KIND] [--device cuda] [--runs N]``
+[--adapter KIND] [--adapter-targets LIST] [--device cuda] [--runs N]``
 
 A step is what a client of `layerwise` does once per batch: with kept tokens it begins at the block
-that is trained, without them at the pixels. `bottom-up` ends at the head of that block, `top-down`
-at the head after the last. Both kinds alternate, and figures are medians. The first epoch of a
-phase fills the cache, and is not measured here; in the whole runs it is a part of the time.
+that is trained, or behind its MLP, without them at the pixels. `bottom-up` ends at the head of that
+block, `top-down` at the head after the last. Both kinds alternate, and figures are medians. The
+first epoch of a phase fills the cache, and is not measured here; in the whole runs it is a part of
+the time.
 
 The runs are of 12 phases on the built-in backbone and digits, in-process and in turn, with and
 without a cache; ``--runs 0`` leaves them out.
@@ -34,13 +35,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from client_app.feature_cache import FeatureBudget
 from client_app.predictor import Predictor
 from data import BatchTransform, ImageSet, Part
-from models import AdapterModel, AdapterSpec, Backbone, build_model
+from models import AdapterModel, AdapterSpec, Backbone, build_model, parse_targets
 
 SIMULATION = Path(__file__).parents[1] / "run_simulation.py"
 CLASSES = 100
 RUN = [
     "method=layerwise",
-    "adapter=parallel",
     "adapter-rank=8",
     "rounds=24",
     "local-epochs=3",
@@ -99,7 +99,8 @@ def time_steps(backbone: Backbone, options: argparse.Namespace) -> None:
     part = make_part(options.batch, side)
     transform = BatchTransform(side, backbone.mean, backbone.std, device=device)
     exits = tuple(range(1, backbone.depth + 1))
-    spec = AdapterSpec(options.adapter, 8)
+    targets = parse_targets(options.adapter_targets, options.adapter)
+    spec = AdapterSpec(options.adapter, 8, targets=targets)
     model = build_model("layerwise", backbone, exits, CLASSES, adapter=spec).to(device).train()
     print(f"{'order':<11}{'block':>6}{'from pixels ms':>16}{'kept ms':>10}{'ratio':>8}")
     for order in ORDERS:
@@ -116,16 +117,18 @@ def time_steps(backbone: Backbone, options: argparse.Namespace) -> None:
             )
 
 
-def time_runs(count: int) -> None:
+def time_runs(options: argparse.Namespace) -> None:
     """Print the seconds that clients trained in whole runs, with and without a cache."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0"}
     print(f"\n{'run':<11}{'no cache s':>12}{'cache s':>10}{'ratio':>8}")
     for order, exits in ORDERS.items():
         seconds: dict[int, list[float]] = {0: [], 1000: []}
-        for _ in range(count):
+        for _ in range(options.runs):
             for megabytes, found in seconds.items():
                 with tempfile.TemporaryDirectory() as folder:
                     given = [f"layer-order={order}", exits, f"cache-megabytes={megabytes}"]
+                    given.append(f"adapter={options.adapter}")
+                    given.append(f"adapter-targets={options.adapter_targets}")
                     command = [sys.executable, str(SIMULATION), *RUN, *given]
                     command.append(f"output-dir={folder}")
                     subprocess.run(command, env=environment, check=True, capture_output=True)
@@ -148,16 +151,18 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--blocks", type=int, nargs="+", default=[2, 6, 9, 12])
     parser.add_argument("--adapter", default="parallel")
+    parser.add_argument("--adapter-targets", default="")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--runs", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     backbone = vit_tiny(options.image_size).to(options.device)
-    where = f"{options.device}, {options.threads} threads, adapter {options.adapter}"
+    kind = f"adapter {options.adapter} {options.adapter_targets}"
+    where = f"{options.device}, {options.threads} threads, {kind}"
     print(f"ViT-Tiny/16, {backbone.image_size} px, batch {options.batch}, {where}")
     time_steps(backbone, options)
     if options.runs:
-        time_runs(options.runs)
+        time_runs(options)
     return 0
 
 

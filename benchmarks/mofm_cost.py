@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import ViTConfig, ViTModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from models import AdapterModel, Backbone, Block, FixedFeaturesModel, MofmModel, build_model
+from memory import vit_small
+
+from models import AdapterModel, FixedFeaturesModel, MofmModel, build_model
 from models.mofm import GATE
 from server_app.strategy import make_strategy
 from settings import Settings
 from wiring import class_names, make_model
 
-BATCH, WIDTH, HEADS, TOKENS = 32, 384, 6, 197  # ViT-S/16 at 224 px
+BATCH, WIDTH, TOKENS = 32, 384, 197  # ViT-S/16 at 224 px
 
 
 class RunCost:
@@ -103,20 +104,6 @@ def _keeps_features(model: AdapterModel) -> bool:
     return isinstance(model, FixedFeaturesModel) and model.has_fixed_features
 
 
-def vit_small() -> Backbone:
-    """Build a ViT-S/16 with random weights, on which no figure here depends."""
-    vit: Any = ViTModel(
-        ViTConfig(hidden_size=WIDTH, num_attention_heads=HEADS, intermediate_size=1536)
-    )
-    vit.set_attn_implementation("sdpa")
-    blocks = [
-        Block(layer.layernorm_before, layer.attention, layer.layernorm_after, layer.mlp)
-        for layer in vit.layers
-    ]
-    sizes: dict[str, Any] = {"width": WIDTH, "image_size": 224}
-    return Backbone(vit.embeddings, blocks, vit.layernorm, mean=[0.5] * 3, std=[0.5] * 3, **sizes)
-
-
 def saved_bytes(model: AdapterModel, units: Collection[str], images: Tensor) -> int:
     """Return the bytes that autograd keeps for the backward pass; each memory counts once."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -161,6 +148,7 @@ def memory_table(device: str) -> Iterable[str]:
             # Blocks that are crossed and not trained keep no input of an untrained A.
             idle = (crossed - len(blocks)) * 10 if factors == "both" else 0
             formula = idle + per_block * (len(blocks) if factors == "both" else crossed)
+            formula -= 1  # the input of the lowest block's first layer norm
             peak = peak_bytes(model, units, images) if device != "cpu" else 0
             size = sum(
                 p.numel() for k, p in model.adapter_parameters().items() if k.split(".")[0] in units

@@ -28,8 +28,7 @@ from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from models import AdapterModel, AdapterSpec, build_model
-from models.backbone import load_backbone
+from models import AdapterModel, AdapterSpec, build_model, load_backbone
 
 BATCH, CLASSES = 32, 100
 client_app = ClientApp()

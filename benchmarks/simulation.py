@@ -106,7 +106,7 @@ def run_plain(folder: Path, clients: int, rounds: int) -> list[float]:
 
 def run_limit(images: int, processes: int) -> float:
     """Run the bare step in some processes at a time; return clients per second of all together."""
-    steps = str(160 // images + WARM_UP)
+    steps = str(480 // images + WARM_UP)
     command = [sys.executable, __file__, "--bare", steps, "--images", str(images)]
     started = [
         subprocess.Popen(
@@ -163,7 +163,7 @@ def main() -> int:
     )
     parser.add_argument("--clients", type=int, nargs="+", default=[20, 200])
     parser.add_argument("--images", type=int, nargs="+", default=[8, 32])
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=24)
     names = ("plain", "ray", "inprocess", "cached")
     parser.add_argument("--runs", nargs="+", default=names, choices=names)
     parser.add_argument("--bare", type=int, help=argparse.SUPPRESS)

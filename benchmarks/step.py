@@ -17,7 +17,6 @@ import argparse
 import itertools
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import ViTConfig, ViTImageProcessor, ViTModel
+from transformers import ViTConfig, ViTModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -45,12 +44,14 @@ CLASSES = 100
 
 
 def vit_tiny(image_size: int = 0) -> Backbone:
-    """Save a ViT-Tiny/16 with random weights and load it as any backbone."""
-    config = ViTConfig(hidden_size=192, num_attention_heads=3, intermediate_size=768)
-    with tempfile.TemporaryDirectory() as folder:
-        ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
-        ViTImageProcessor().save_pretrained(folder)
-        return load_backbone(folder, image_size)
+    """Build a ViT-Tiny/16 with random weights; 0 for the usual 224 px."""
+    config = ViTConfig(
+        hidden_size=192,
+        num_attention_heads=3,
+        intermediate_size=768,
+        image_size=image_size or 224,
+    )
+    return Backbone.of(ViTModel(config, add_pooling_layer=False))
 
 
 def forward_blocks(backbone: Backbone, images: Tensor, depth: int, bf16: bool) -> Tensor:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from client_app.feature_cache import EVALUATION_BATCH, FeatureBudget, FeatureCache
 from client_app.predictor import Predictor, exit_metrics
-from client_app.token_cache import Tokens, read_pixels
 from data import BatchTransform, Part, Transform, split_client
 from models import GATE, Mixture, MofmModel, score_exits
 from settings import Settings
@@ -33,40 +31,18 @@ class ExpertPredictor(Predictor):
     ) -> None:
         super().__init__(experts, half=half)
         self.experts = experts
-        self.kept = FeatureCache(experts, budget) if budget else None
+        self.cache = FeatureCache(experts, budget) if budget else None
 
-    def batches(
-        self,
-        part: Part,
-        transform: Transform,
-        depth: int | None,
-        batch_size: int,
-        order: np.ndarray | None = None,
-        *,
-        views: np.ndarray | None = None,
-        tokens: Tokens | None = None,
-    ) -> Iterator[tuple[dict[int, Tensor], Tensor]]:
-        """Yield what `Predictor.batches` does; in stage 2 a `Mixture` in place of the logits."""
-        if not self.experts.mixing:
-            batches = super().batches(
-                part, transform, depth, batch_size, order, views=views, tokens=tokens
-            )
-            yield from batches
-            return
-        order = np.arange(len(part)) if order is None else order
-        views = np.zeros(len(order), dtype=np.int64) if views is None else views
-        features = None
-        if self.kept is not None and isinstance(transform, BatchTransform):
-            with self._autocast():
-                features = self.kept.get(part, transform, depth)
-        labels = torch.from_numpy(part.labels).to(self.model.device)
-        for start in range(0, len(order), batch_size):
-            chosen, viewed = (array[start : start + batch_size] for array in (order, views))
-            pixels = read_pixels(part, chosen, transform, viewed)
-            with self._autocast():
-                fixed = None if features is None else features[chosen]
-                mixture = self.experts(pixels, depth, fixed)
-            yield mixture, labels[chosen]
+    def features(self, part: Part, transform: Transform, depth: int | None) -> Tensor | None:
+        """Return what is kept of the frozen expert; nothing in stage 1, when it is trained."""
+        return super().features(part, transform, depth) if self.experts.mixing else None
+
+    def predict(
+        self, pixels: Callable[[], Tensor], depth: int | None, features: Tensor | None
+    ) -> dict[int, Tensor]:
+        """Return logits by exit; a `Mixture` of them in stage 2."""
+        logits: dict[int, Tensor] = self.experts(pixels(), depth, features)
+        return logits
 
     @torch.no_grad()
     def metrics(self, part: Part, transform: BatchTransform, depth: int) -> dict[str, float]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from client_app.feature_cache import EVALUATION_BATCH, FeatureBudget, FeatureCache
-from client_app.token_cache import TokenCache, Tokens, read_pixels
-from data import BatchTransform, Part, Transform
+from client_app.token_cache import TokenCache, Tokens
+from data import BatchTransform, Part, Transform, read_pixels
 from models import AdapterModel, ExitScores, FixedFeaturesModel, score_exits
 
 
@@ -23,6 +24,11 @@ def exit_metrics(scores: ExitScores) -> dict[str, float]:
         "accuracy": scores.last,
         "num-examples": scores.examples,
     }
+
+
+def in_fp32(logits: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Return logits as losses take them; autocast leaves them in bfloat16."""
+    return {block: y.float() for block, y in logits.items()}
 
 
 class Predictor:
@@ -91,22 +97,39 @@ class Predictor:
         """
         order = np.arange(len(part)) if order is None else order
         views = np.zeros(len(order), dtype=np.int64) if views is None else views
-        features = None
-        if self.cache is not None and isinstance(transform, BatchTransform):
-            with self._autocast():
-                features = self.cache.get(part, transform, depth)
+        features = self.features(part, transform, depth)
         labels = torch.from_numpy(part.labels).to(self.model.device)
         for start in range(0, len(order), batch_size):
             chosen, viewed = (array[start : start + batch_size] for array in (order, views))
             with self._autocast():
-                if features is not None and isinstance(self.model, FixedFeaturesModel):
-                    logits = self.model.predict_from(features[chosen], depth)
-                elif tokens is not None:
+                if tokens is not None:
                     state, logits = tokens.get(chosen, viewed)
-                    logits |= self.model.exits_from(state, tokens.block, depth)
+                    logits = in_fp32(
+                        logits | dict(self.model.exits_from(state, tokens.block, depth))
+                    )
                 else:
-                    logits = self.model(read_pixels(part, chosen, transform, viewed), depth)
-            yield {block: y.float() for block, y in logits.items()}, labels[chosen]
+                    pixels = partial(read_pixels, part, chosen, transform, viewed)
+                    kept = None if features is None else features[chosen]
+                    logits = self.predict(pixels, depth, kept)
+            yield logits, labels[chosen]
+
+    def features(self, part: Part, transform: Transform, depth: int | None) -> Tensor | None:
+        """Return what the cache keeps of a part's images, ``(n, exits, width)``, if anything."""
+        if self.cache is None or not isinstance(transform, BatchTransform):
+            return None
+        with self._autocast():
+            return self.cache.get(part, transform, depth)
+
+    def predict(
+        self, pixels: Callable[[], Tensor], depth: int | None, features: Tensor | None
+    ) -> dict[int, Tensor]:
+        """Return logits ``(B, C)`` by exit, in fp32.
+
+        `pixels` reads the images; it is not called where kept features ``(B, exits, width)`` do.
+        """
+        if features is not None and isinstance(self.model, FixedFeaturesModel):
+            return in_fp32(self.model.predict_from(features, depth))
+        return in_fp32(self.model(pixels(), depth))
 
     def open_tokens(
         self, part: Part, transform: Transform, units: Collection[str]

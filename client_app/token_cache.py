@@ -17,17 +17,8 @@ from flwr.common import log
 from torch import Tensor
 
 from client_app.feature_cache import EVALUATION_BATCH, FeatureBudget
-from data import Part, StoredViews, Transform
+from data import Part, StoredViews, Transform, read_pixels
 from models import AdapterModel, State
-
-
-def read_pixels(part: Part, places: np.ndarray, transform: Transform, views: np.ndarray) -> Tensor:
-    """Return the input of some images of a part; `views` counts where there are several of each."""
-    positions = part.positions[places]
-    images = part.images.images[positions]
-    if isinstance(transform, StoredViews):
-        return transform(images, positions, views)
-    return transform(images)
 
 
 @dataclass(eq=False)
@@ -37,7 +28,7 @@ class Entry:
     Attributes
     ----------
     block : int
-        The tokens are those before this block.
+        The state is that before this block, or in it where the model `enters` it.
     mark : bytes
         Of all that acts before the block.
     exits : tuple[int, ...]
@@ -61,7 +52,7 @@ class Entry:
 
 
 class TokenCache:
-    """The state before the lowest trained block, for the parts that were trained on last.
+    """The state before the lowest trained block, or in it, for the parts that were trained on last.
 
     A pass over an image gives the same bits in every batch, as far as the machine's matrix products
     do; then training on what is kept equals training from pixels, bit for bit in fp32.
@@ -164,6 +155,7 @@ class TokenCache:
             kept = [tensor[chosen].flatten(0, 1) for tensor in entry.tensors]
             before = [tensor.to(self.model.device).float() for tensor in kept]
             after, logits = self.model.lead(tuple(before), entry.block, block)
+            after = self.model.enter(after, block)
             if logits or [t.shape for t in after] != [t.shape for t in before]:
                 return False
             for tensor, new in zip(entry.tensors, after, strict=True):
@@ -249,7 +241,7 @@ class Tokens:
 
     @torch.no_grad()
     def get(self, places: np.ndarray, views: np.ndarray) -> tuple[State, dict[int, Tensor]]:
-        """Return the state before the block, and the logits of the exits before it.
+        """Return the state before the block, or in it, and the logits of the exits before it.
 
         Parameters
         ----------
@@ -279,6 +271,7 @@ class Tokens:
         model = self.cache.model
         pixels = read_pixels(self.part, places, self.transform, views)
         state, logits = model.lead(model.begin(pixels), 1, self.block)
+        state = model.enter(state, self.block)
         self.entry.exits = tuple(logits)
         return [
             tensor.unflatten(0, (-1, len(places))).transpose(0, 1).to(self.cache.dtype)

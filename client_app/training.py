@@ -212,7 +212,9 @@ class Trainer:
         generator = np.random.default_rng(seed)
         scores: dict[str, Tensor] = {}
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            # All are drawn on the CPU. torch.manual_seed would also write a stack trace for every
+            # other kind of device, and keep it until that is first used.
+            torch.default_generator.manual_seed(seed)
             for _ in range(epochs):
                 scores.clear()
                 for one in passes:
@@ -220,7 +222,6 @@ class Trainer:
                 if after_epoch is not None:
                     after_epoch()
                     self.model.train()
-        self.model.zero_grad()
         for one in passes:
             if one.tokens is not None and not lasting:
                 one.tokens.release()

@@ -5,7 +5,7 @@ from .partitions import PARTITIONS, partition, partition_test
 from .sampling import SAMPLINGS, epoch_order
 from .sources import SourceLoader, load_source, register_source, source_names
 from .split import split_client
-from .stored_views import StoredViews, Transform
+from .stored_views import StoredViews, Transform, read_pixels
 from .transforms import AUGMENTATIONS, BatchTransform
 from .views import ViewTransform
 
@@ -26,6 +26,7 @@ __all__ = [
     "load_source",
     "partition",
     "partition_test",
+    "read_pixels",
     "register_source",
     "source_names",
     "split_client",

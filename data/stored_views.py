@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .image_set import Part
 from .transforms import BatchTransform
 
 
@@ -49,10 +50,20 @@ class StoredViews:
         with torch.random.fork_rng(devices=[]):
             for image, position, view in zip(images, positions, views, strict=True):
                 words = np.random.SeedSequence([self.seed, int(position), int(view)])
-                torch.manual_seed(int(words.generate_state(1)[0]))
+                # torch.manual_seed would also write a stack trace for every kind of device.
+                torch.default_generator.manual_seed(int(words.generate_state(1)[0]))
                 found.append(self.transform(image[None]))
         return torch.stack(found, dim=1).flatten(0, 1)
 
 
 # Turns images into the input of a model.
 Transform = BatchTransform | StoredViews
+
+
+def read_pixels(part: Part, places: np.ndarray, transform: Transform, views: np.ndarray) -> Tensor:
+    """Return the input of some images of a part; `views` counts where there are several of each."""
+    positions = part.positions[places]
+    images = part.images.images[positions]
+    if isinstance(transform, StoredViews):
+        return transform(images, positions, views)
+    return transform(images)

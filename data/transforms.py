@@ -83,6 +83,11 @@ class BatchTransform:
 
     def __call__(self, images: np.ndarray) -> Tensor:
         """Transform a batch ``(B, H, W, C)`` uint8 to ``(B, 3, S, S)`` float32 on the device."""
+        # A model's autocast would round the pixels where matrix products resize them.
+        with torch.autocast(self._device.type, enabled=False):
+            return self._transform(images)
+
+    def _transform(self, images: np.ndarray) -> Tensor:
         pixels = self._upload(images).permute(0, 3, 1, 2)
         if self._augment == "shift":
             pixels = _shift(pixels)

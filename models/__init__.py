@@ -3,8 +3,8 @@
 from .accumulator import AccumulatorModel
 from .adapters import ADAPTERS, RANKED, AdapterSpec, parse_targets
 from .anytime import AnytimeClassifier, Prediction
-from .backbone import BUILTIN, Backbone, Block, ModelError, load_backbone
-from .base import BLOCK, EMBED, SHARED, AdapterModel, ExitHead, State, block_unit
+from .backbone import Backbone, Block, ModelError
+from .base import AdapterModel, ExitHead, State
 from .cost import ExitCost, anytime_profile, training_flops
 from .depthfl import DepthflModel
 from .evaluation import ExitScores, score_exits
@@ -20,10 +20,12 @@ from .linear import fit_head
 from .memory import StepMemory, count_step, measure_step
 from .memory_formula import MemoryEstimate, evaluation_bytes, predict_step
 from .mofm import GATE, LOCAL, MofmModel
+from .pretrained import BUILTIN, load_backbone
 from .reefl import ReeflModel
 from .registry import METHODS, build_model, parse_exits
 from .scalefl import ScaleflModel
 from .simclr import PROJECTION, SimclrModel
+from .units import BLOCK, EMBED, SHARED, block_unit
 
 __all__ = [
     "ADAPTERS",

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from .backbone import Backbone
-from .base import SHARED, AdapterModel, ExitHead, State, block_unit
+from .base import AdapterModel, ExitHead, State
 from .history import HistoryAttention, Tokens, bottleneck
+from .units import SHARED, block_unit
 
 # (width of attention, hidden width of the MLP) for a backbone of width D; "bottleneck" is the
 # size of ReeFL's module, which makes the two methods comparable.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -15,18 +14,11 @@ from torch.nn import functional
 from .adapters import UNADAPTED, Adapter, AdapterSpec, build_adapter
 from .backbone import Backbone, Block, ModelError
 from .initialisation import init_linear
+from .units import EMBED, SHARED, TrainedUnits, block_unit
 
-SHARED = "shared"
-BLOCK = "block"  # before a block's number
-EMBED = "embed"  # what adapts the embeddings, before the first block
 # What goes from block to block: the tokens (B, N, D) first, then what the method remembers, all
 # batch-first, so that images can leave a batch.
 State = tuple[Tensor, ...]
-
-
-def block_unit(block: int) -> str:
-    """Return the name of the unit that holds the adapters of a block (counted from 1)."""
-    return f"{BLOCK}{block}"
 
 
 class ExitHead(nn.Sequential):
@@ -37,12 +29,8 @@ class ExitHead(nn.Sequential):
         self.apply(init_linear)
 
 
-class AdapterModel(nn.Module, ABC):
+class AdapterModel(TrainedUnits, ABC):
     """A frozen backbone with trained units.
-
-    A *unit* is what travels as one pack: ``block3`` holds all adapters of the third block,
-    ``embed`` those of the embeddings, ``shared`` what no block owns. The first part of a tensor's
-    key is its unit, as in ``block3.head.1.weight``.
 
     Parameters
     ----------
@@ -63,6 +51,9 @@ class AdapterModel(nn.Module, ABC):
         What `tier_options` gave for a model that is a tier's own.
     skipped : frozenset[int]
         Blocks that do not run while the model is in training mode, nor do the exits after them.
+    adapters_alone : bool
+        Whether blocks hold no trained parts but adapters, and `advance` gives a block the whole
+        state, as it does in `models/layerwise.py`.
     missing : frozenset[str]
         Units that a device does not have. A block whose unit is missing runs as the backbone has
         it.
@@ -70,6 +61,7 @@ class AdapterModel(nn.Module, ABC):
 
     row_keys: tuple[str, ...] = ()
     own_options: Mapping[str, Any] = {}
+    adapters_alone: bool = False
     skipped: frozenset[int] = frozenset()
     missing: frozenset[str] = frozenset()
 
@@ -119,15 +111,15 @@ class AdapterModel(nn.Module, ABC):
         for modules in parts.values():
             modules |= {n: recipe.head(m) for n, m in modules.items() if isinstance(m, ExitHead)}
         self._parts = {(unit, name): m for unit, ms in parts.items() for name, m in ms.items()}
-        self.units = nn.ModuleDict(
-            {
-                unit: nn.ModuleDict({n: getattr(m, "trained", m) for n, m in modules.items()})
-                for unit, modules in parts.items()
-                if modules
-            }
+        self.hold(
+            nn.ModuleDict(
+                {
+                    unit: nn.ModuleDict({n: getattr(m, "trained", m) for n, m in modules.items()})
+                    for unit, modules in parts.items()
+                    if modules
+                }
+            )
         )
-        # Looked up for every message; walking the modules anew would take longer than a small step.
-        self._adapters = dict(self.units.named_parameters())
 
     def recipe(self, spec: AdapterSpec) -> Adapter:
         """Return what adapts the parts of the backbone."""
@@ -160,11 +152,6 @@ class AdapterModel(nn.Module, ABC):
         """Embed images ``(B, 3, S, S)``: the state before the first block."""
         embed = self.backbone.embed if EMBED in self.missing else self._embed[0]
         return (embed(images),)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model runs."""
-        return next(iter(self._adapters.values())).device
 
     @abstractmethod
     def advance(self, state: State, block: int) -> tuple[State, Tensor | None]:
@@ -217,14 +204,16 @@ class AdapterModel(nn.Module, ABC):
                 found[number] = logits
         return state, found
 
-    def lowest_block(self, units: Collection[str]) -> int:
-        """Return the first block at which some units act; 1 also for what acts before it."""
-        return max(1, min((self.block_of(unit) for unit in units), default=1))
+    def enters(self, block: int) -> bool:
+        """Tell whether all that is trained in a block acts last, in its `join`."""
+        return self.adapters_alone and self.block(block).is_trained_last
 
-    def block_of(self, unit: str) -> int:
-        """Return the block (from 1) before which a unit does not act; 0 where there is none."""
-        found = re.search(r"\d+$", unit)
-        return int(found.group()) if found else 0
+    def enter(self, state: State, block: int) -> State:
+        """Run of a block what comes before all that is trained in it, as far as it `enters`.
+
+        `advance` goes on from there as from the state before the block.
+        """
+        return self.block(block).split(*state) if self.enters(block) else state
 
     def reach(self, depth: int | None = None) -> tuple[int, ...]:
         """Return the exits within `depth` blocks (all without one)."""
@@ -276,23 +265,6 @@ class AdapterModel(nn.Module, ABC):
         """Return a trained module of a unit, or None where the unit has none of that name."""
         return self._parts.get((unit, name))
 
-    def adapter_parameters(self) -> dict[str, nn.Parameter]:
-        """Return every trained tensor by key, unit by unit: what can travel."""
-        return dict(self._adapters)
-
-    def parameters_below(self, block: int) -> dict[str, nn.Parameter]:
-        """Return by key the trained tensors that can act before a block."""
-        below = {unit for unit in self.units if self.block_of(unit) < block}
-        return {key: p for key, p in self._adapters.items() if key.split(".")[0] in below}
-
-    def adapter_arrays(self, units: Collection[str] | None = None) -> dict[str, np.ndarray]:
-        """Copy the trained tensors of some units (without any: of all) out, by key."""
-        return {
-            key: parameter.detach().cpu().numpy().copy()
-            for key, parameter in self.adapter_parameters().items()
-            if units is None or key.split(".")[0] in units
-        }
-
     def ending_at(self, depth: int) -> tuple[tuple[int, ...], dict[str, np.ndarray]]:
         """Copy out the model of a device of this depth: its exits, and its tensors by key.
 
@@ -301,30 +273,3 @@ class AdapterModel(nn.Module, ABC):
         exits = self.reach(depth)
         above = {unit for unit in self.units if self.block_of(unit) > exits[-1]}
         return exits, self.adapter_arrays(self.units.keys() - above)
-
-    def load_adapters(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Copy tensors into the adapters, in place; others stay.
-
-        Raises
-        ------
-        ModelError
-            For a key the model does not have, or another shape.
-        """
-        parameters = self.adapter_parameters()
-        for key, value in tensors.items():
-            if key not in parameters:
-                raise ModelError(f"'{key}' is no adapter tensor of this model; check the method.")
-            if tuple(value.shape) != tuple(parameters[key].shape):
-                raise ModelError(
-                    f"'{key}' has shape {tuple(value.shape)}, the model's is "
-                    f"{tuple(parameters[key].shape)}; check the backbone and the classes."
-                )
-        with torch.no_grad():
-            for key, value in tensors.items():
-                # torch wants a writable array; what came off the wire is read-only.
-                parameters[key].copy_(torch.from_numpy(np.array(value, dtype=np.float32)))
-
-    def set_trained(self, units: Collection[str]) -> None:
-        """Let only these units have gradients."""
-        for key, parameter in self._adapters.items():
-            parameter.requires_grad_(key.split(".")[0] in units)

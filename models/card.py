@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .backbone import BUILTIN
+from .pretrained import BUILTIN
 
 CARD = """---
 {head}

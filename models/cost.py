@@ -89,8 +89,8 @@ def training_flops(
 ) -> int:
     """Count the operations of a training step per image: forward, and backward as far as it goes.
 
-    Nothing is computed. `units` are those that are trained; with `cached`, what enters the lowest
-    of their blocks is kept, and nothing runs below it.
+    Nothing is computed. `units` are those that are trained; with `cached`, the state before
+    the lowest of their blocks, or in it, is kept, and nothing runs below it.
     """
     shapes, step = step_on_shapes(model, units, 1, depth, cached=cached)
     with shapes, FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

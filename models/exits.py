@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import NO_ADAPTER
-from .base import ExitHead, State, block_unit
+from .base import ExitHead, State
 from .fixed_features import FixedFeaturesModel
+from .units import block_unit
 
 
 class ExitsModel(FixedFeaturesModel):

@@ -14,14 +14,15 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from .adapters import AdapterSpec, parse_targets
-from .backbone import ModelError, load_backbone
+from .adapters import AdapterSpec, check_targets
+from .backbone import ModelError
 from .base import AdapterModel
 from .card import hub_id, model_card
 from .peft_form import CONFIG, WEIGHTS, join_lora, peft_config, split_lora
+from .pretrained import load_backbone
 from .registry import build_model, parse_exits
 
-FORMAT = 2
+FORMAT = 3
 TENSORS = "exits.safetensors"  # all trained tensors but LoRA, which is in peft's own file
 DESCRIPTION = "adapters.json"
 CARD = "README.md"
@@ -216,7 +217,7 @@ def _read_adapter(found: dict[str, Any], file: Path) -> AdapterSpec:
     _check_fields(found, ADAPTER_FIELDS, file)
     if not math.isfinite(found["scaling"]):
         raise ModelError(f"adapters: 'scaling' in {file} is not finite; export the run again.")
-    targets = parse_targets(",".join(map(str, found["targets"])))
+    targets = check_targets([str(name) for name in found["targets"]], found["kind"])
     return AdapterSpec(found["kind"], found["rank"], found["scaling"], targets)
 
 

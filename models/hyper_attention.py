@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -160,13 +159,6 @@ class HyperAttentionModel(ExitsModel):
         """Return the head after a block that is an exit."""
         head: nn.Module = self.part(f"{HEAD}{block}", "head")
         return head
-
-    def ending_at(self, depth: int) -> tuple[tuple[int, ...], dict[str, np.ndarray]]:
-        """Copy out the model of a device of this depth; see `AdapterModel.ending_at`."""
-        exits, tensors = super().ending_at(depth)
-        numbers = range(exits[-1] + 1, self.exits[-1] + 1)
-        above = {unit for n in numbers for unit in (personal_unit(n), f"{HEAD}{n}")}
-        return exits, {key: v for key, v in tensors.items() if key.split(".")[0] not in above}
 
     def _personal(self, linears: Sequence[Any], number: int) -> nn.Module:
         if self.form == "projections":

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from .adapters import Adapter
 from .backbone import Block
-from .base import State, block_unit
+from .base import State
 from .exits import ExitsModel
+from .units import block_unit
 
 EXIT = "exit"
 

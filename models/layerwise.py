@@ -30,6 +30,8 @@ class LayerwiseModel(ExitsModel):
     An exit whose head is `missing` gives no prediction.
     """
 
+    adapters_alone = True
+
     def __init__(
         self, backbone: Backbone, exits: tuple[int, ...], num_classes: int, **adapter: Any
     ) -> None:
@@ -61,8 +63,7 @@ class LayerwiseModel(ExitsModel):
 
     def advance(self, state: State, block: int) -> tuple[State, Tensor | None]:
         """Run a block, and read the exit off the class token if its head is there."""
-        (tokens,) = state
-        tokens = self.block(block)(tokens)
+        tokens = self.block(block)(*state)
         if block not in self.exits or head_unit(block) in self.missing:
             return (tokens,), None
         return (tokens,), self.head(block)(self.backbone.read_out(tokens))

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .base import AdapterModel
+from .base import AdapterModel, State
 from .simclr import SimclrModel
 
 OPTIMIZER_STATES = {"sgd": 0, "momentum": 1, "adamw": 2}  # numbers kept per trained one
@@ -127,7 +127,7 @@ def measure_step(step: Callable[[], object], device: torch.device | str = "cpu")
 
 def make_step(
     model: AdapterModel,
-    inputs: Tensor,
+    inputs: Tensor | State,
     labels: Tensor,
     depth: int | None = None,
     *,
@@ -138,8 +138,8 @@ def make_step(
 
     Parameters
     ----------
-    inputs : Tensor
-        Images ``(B, 3, S, S)``, or, with a `block` above 1, the tokens ``(B, N, D)`` that enter it.
+    inputs : Tensor or State
+        Images ``(B, 3, S, S)``; or the state before the `block`, or in it.
     labels : Tensor
         ``(B,)``.
     """
@@ -152,8 +152,10 @@ def make_step(
     model.begin_round(1)
 
     def step() -> None:
-        # Held by nobody else, so that it is let go when the first block has run.
-        exits = model.exits_from(model.begin(inputs) if block == 1 else (inputs,), block, depth)
+        # Embeddings are held by nobody else, so that they are let go when the first block has run.
+        state = model.begin(inputs) if isinstance(inputs, Tensor) else inputs
+        exits = model.exits_from(state, block, depth)
+        del state
         model.loss(dict(exits), labels).backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         update.step()
@@ -186,7 +188,7 @@ def count_step(
     optimizer : str
         As in the settings: ``sgd``, ``momentum`` or ``adamw``.
     cached : bool
-        Whether what enters the lowest trained block is kept for every image.
+        Whether the state before the lowest trained block, or in it, is kept for every image.
 
     Returns
     -------
@@ -216,8 +218,11 @@ def step_on_shapes(
     table = model.backbone.embed.get_parameter("position_embeddings")
     with shapes:
         labels = torch.zeros(batch_size, dtype=torch.int64)
-        size = (3, side, side) if block == 1 else table.shape[1:]
-        inputs = torch.empty(batch_size * views_per_image(model), *size)
+        images = batch_size * views_per_image(model)
+        inputs: Tensor | State = torch.empty(images, 3, side, side)
+        if block > 1:
+            with torch.no_grad():
+                inputs = twin.enter((torch.empty(images, *table.shape[1:]),), block)
         return shapes, make_step(twin, inputs, labels, depth, optimizer=optimizer, block=block)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from .accumulator import AccumulatorModel
 from .adapters import AdapterSpec
 from .backbone import Block
-from .base import EMBED, AdapterModel, block_unit
+from .base import AdapterModel
 from .depthfl import DepthflModel
 from .exits import ExitsModel
 from .history import HistoryAttention
@@ -28,6 +28,7 @@ from .memory_terms import BlockShape, BlockTerms, block_terms
 from .mofm import LOCAL, MofmModel
 from .reefl import ReeflModel
 from .simclr import SimclrModel
+from .units import EMBED, block_unit
 
 FLOAT = 4  # bytes of a number
 HISTORY = (AccumulatorModel, ReeflModel)  # what they train changes the tokens after each block
@@ -72,13 +73,13 @@ class _Run:
     terms : BlockTerms | None
         None below everything that is trained: nothing is recorded there.
     keeps_input : bool
-        Whether the input of its first layer norm is saved.
+        Whether what it is given is saved.
     trained, early : int
         Trained numbers in it, and how many of these have gradients before its activation.
     beside : int
         Trained numbers that go with it but act after it, such as its head's.
     is_read : bool
-        Whether a head reads its output, and saves it by that.
+        Whether a head reads its output.
     """
 
     terms: BlockTerms | None
@@ -114,7 +115,7 @@ def predict_step(
     optimizer : str
         ``sgd``, ``momentum`` or ``adamw``.
     cached : bool
-        Whether what enters the lowest trained block is kept for every image.
+        Whether the state before the lowest trained block, or in it, is kept for every image.
     """
     trained = {
         key: tensor
@@ -127,11 +128,12 @@ def predict_step(
     end = model.reach(depth)[-1]
     runs = _runs(model, trained, [b for b in range(first, end + 1) if b not in model.skipped])
     images = batch_size * views_per_image(model)
-    saved, peak = _saved_and_peak(runs, shape, count, images * tokens, kept_input=first > 1)
+    kept = 0 if first == 1 else 1 + model.enters(first)
+    saved, peak = _saved_and_peak(runs, shape, count, images * tokens, kept=kept)
     if model.adapter.kind == "ssf" and EMBED in units:
         saved, peak = saved + shape.width, peak + shape.width  # the patches, before their scale
     saved_once, alive_once = _once_per_image(model, runs, end)
-    input_size = tokens * shape.width if first > 1 else 3 * model.backbone.image_size**2
+    input_size = kept * tokens * shape.width or 3 * model.backbone.image_size**2
     return MemoryEstimate(
         weights=held_bytes(model),
         training=FLOAT * count * (1 + OPTIMIZER_STATES[optimizer]),
@@ -179,16 +181,22 @@ def _runs(model: AdapterModel, trained: dict[str, nn.Parameter], numbers: list[i
         tensors = {id(tensor) for tensor in (own or model.block(number)).parameters()}
         count = sum(sizes.get(tensor, 0) for tensor in tensors)
         terms = None
+        is_tapped = bool(trained) and isinstance(model, AccumulatorModel) and model.taps_attention
         if count or on_path:
             personal = _personal_numbers(model) if count else None
             terms = block_terms(
-                shape, _spec(model), trained=count > 0, on_path=on_path, personal=personal
+                shape,
+                _spec(model),
+                trained=count > 0,
+                on_path=on_path,
+                mlp_on_path=is_tapped or personal is not None,
+                personal=personal,
             )
-        elif trained and isinstance(model, AccumulatorModel) and model.taps_attention:
+        elif is_tapped:
             # Its second half reads what the accumulator changed.
             mlp_saved = shape.width + 2 + shape.hidden
             terms = BlockTerms(mlp_saved, 0, shape.width + 2 * shape.hidden)
-        keeps_input = on_path or (is_full and count > 0)
+        keeps_input = on_path or (count > 0 and (is_full or model.enters(number)))
         # The second layer of its MLP; of other kinds what is behind the MLP.
         early = (shape.width + 1) * shape.hidden if is_full and count else count // 2
         beside = of_block[number] - count
@@ -207,7 +215,7 @@ def _spec(model: AdapterModel) -> AdapterSpec:
 
 
 def _is_read(model: AdapterModel, number: int, last: int) -> bool:
-    """Tell whether a head reads the class token after a block, a view of all its tokens."""
+    """Tell whether a head reads the class token after a block."""
     if isinstance(model, SimclrModel):
         return number == last
     if not isinstance(model, ExitsModel) or head_unit(number) in model.missing:
@@ -230,7 +238,9 @@ def _once_per_image(model: AdapterModel, runs: list[_Run], end: int) -> tuple[in
     heads = sum(run.is_read for run in runs)
     if not isinstance(model, HISTORY):
         taught = 2 * classes if isinstance(model, DepthflModel) else 0
-        return heads * (width + classes + taught), heads * (width + 2 * classes)
+        each = 2 * width + 2 + classes  # the class token, before and after its norm
+        # The last head comes after the peak, and goes before it.
+        return heads * (each + taught), max(heads - 1, 0) * (each + classes)
     heads = sum(e <= end for e in model.exits)
     module = next(part for part in model.units.modules() if isinstance(part, HistoryAttention))
     inner = module.out.in_features
@@ -245,7 +255,7 @@ def _once_per_image(model: AdapterModel, runs: list[_Run], end: int) -> tuple[in
 
 
 def _saved_and_peak(
-    runs: list[_Run], shape: BlockShape, trained: int, positions: int, *, kept_input: bool
+    runs: list[_Run], shape: BlockShape, trained: int, positions: int, *, kept: int
 ) -> tuple[float, float]:
     """Return the most that is saved, and the peak of a step, in numbers per token.
 
@@ -257,20 +267,21 @@ def _saved_and_peak(
         All trained numbers; what goes with no block has its gradients first.
     positions : int
         Tokens of the whole batch.
-    kept_input : bool
-        Whether what enters the first block is the batch itself, which is counted elsewhere.
+    kept : int
+        Tensors that are the batch itself, which is counted elsewhere: none, what enters the first
+        block, or the two that it joins.
     """
     saved = peak = 0.0
-    after, input_is_there = [], kept_input
+    after: list[float] = []
     for run in runs:
-        known = shape.width * input_is_there
-        if run.terms is None:
-            peak = max(peak, saved + _unrecorded(shape) - known)
-        else:
+        known = shape.width * (kept > 0 and not after)
+        forward = saved + _unrecorded(shape) - known
+        if run.terms is not None:
             saved += run.terms.saved - (known if run.keeps_input else 0)
+        if kept == 2 and not after:
+            forward = saved + 2 * shape.width  # two tensors are summed
+        peak = max(peak, forward)
         after.append(saved)
-        input_is_there = run.is_read
-        saved += shape.width * run.is_read
     gradients = trained - sum(run.trained + run.beside for run in runs)
     for run, held in zip(reversed(runs), reversed(after), strict=True):
         gradients += run.beside

@@ -55,6 +55,7 @@ def block_terms(
     *,
     trained: bool,
     on_path: bool,
+    mlp_on_path: bool = False,
     personal: int | None = None,
 ) -> BlockTerms:
     """Return the terms of a block on the backward path, or of the lowest that is trained.
@@ -68,6 +69,8 @@ def block_terms(
         Whether the adapter is.
     on_path : bool
         Whether the block's input has a gradient.
+    mlp_on_path : bool
+        Whether the input of its MLP has one, whatever the adapter is.
     personal : int, optional
         Numbers per token that trained personal projections save; None without these.
     """
@@ -82,9 +85,12 @@ def block_terms(
             # The inputs of q, k and v, of the MLP, and of its second layer; o's is there.
             extra, freed = 2 * width + hidden, hidden
         case "serial" | "parallel":
-            extra, freed = 2 * (trained * width + rank), trained * width + rank
+            each = trained * width + rank
+            if not on_path and not mlp_on_path and "attention" not in adapter.targets:
+                return BlockTerms(each, 0, width + rank)
+            extra, freed = each * len(adapter.targets), each * ("mlp" in adapter.targets)
             missing = norm + attention
-            working += width * (adapter.kind == "parallel")
+            working += width * (adapter.kind == "parallel" and "mlp" in adapter.targets)
         case "ssf":
             # What each layer puts out, before its scale.
             extra = trained * (4 * width + 3 * inner + hidden)

@@ -33,8 +33,9 @@ from .adapters import (
     start_at_nothing,
 )
 from .backbone import Backbone
-from .base import EMBED, AdapterModel, ExitHead, State, block_unit
+from .base import AdapterModel, ExitHead, State
 from .gates import FIXED_GATES, READING_GATES, Mixture, build_gate
+from .units import EMBED, block_unit
 
 GATE, HEAD = "gate", "head"  # how the names of units begin
 LOCAL = "local-"  # before the name of a unit of the global expert: the local one's

@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from .backbone import Backbone
-from .base import SHARED, AdapterModel, ExitHead, State
+from .base import AdapterModel, ExitHead, State
 from .distillation import Distillation
 from .history import HistoryAttention, Tokens, bottleneck
+from .units import SHARED
 
 
 class ReeflModel(AdapterModel):

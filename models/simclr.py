@@ -74,6 +74,8 @@ class SimclrModel(AdapterModel):
         Of the loss; see `nt_xent`.
     """
 
+    adapters_alone = True
+
     def __init__(
         self,
         backbone: Backbone,
@@ -104,8 +106,7 @@ class SimclrModel(AdapterModel):
 
     def advance(self, state: State, block: int) -> tuple[State, Tensor | None]:
         """Run a block; there is no prediction after any."""
-        (tokens,) = state
-        return (self.block(block)(tokens),), None
+        return (self.block(block)(*state),), None
 
     def block_of(self, unit: str) -> int:
         """The projection head acts after all blocks."""

@@ -66,10 +66,8 @@ def make_strategy(settings: Settings, model: AdapterModel) -> AdapterFedAvg:
             )
     options = method_options(settings, model)
     planner = make_planner(settings, tiers, model)
-    if isinstance(planner, LayerwiseSchedule):
+    if isinstance(planner, LayerwiseSchedule | StagePlanner):
         options["schedule"] = planner
-    if isinstance(planner, StagePlanner):
-        options["activation"] = planner.activation
     if layouts := get_layouts(settings, model):
         planner = CutPlanner(planner, layouts)
     if prefixes := kept_prefixes(settings):

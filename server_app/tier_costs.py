@@ -88,8 +88,11 @@ def _cost(settings: Settings, bank: Layout, model: AdapterModel, plans: list[Pla
     def numbers(*units: str) -> int:
         return sum(map(layout.size, units))
 
-    def reach(plan: Plan) -> tuple[int, int]:
-        return plan.depth, -model.lowest_block(plan.trained)
+    def reach(plan: Plan) -> tuple[int, int, bool]:
+        units = (*plan.trained, *plan.kept)
+        # Who trains a local expert runs the global one, too.
+        has_two = any(unit.startswith(LOCAL) for unit in units)
+        return plan.depth, -model.lowest_block(units), has_two
 
     memories = [_memory(settings, model, plan) for plan in plans]
     most = max(range(len(plans)), key=lambda i: memories[i].total)

@@ -63,7 +63,9 @@ class ModelSettings:
         64.0, "Scale of LoRA: its product is multiplied by alpha / adapter-rank.", above=0
     )
     adapter_targets: str = setting(
-        "q,v", "Linear layers of a block that get LoRA: some of q, k, v, o, fc1, fc2."
+        "",
+        "Where in a block: with `lora` some of q, k, v, o, fc1, fc2, else q,v; with `parallel` and "
+        "`serial` attention or mlp, else both.",
     )
     layer_order: str = setting(
         "top-down",

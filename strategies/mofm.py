@@ -59,10 +59,10 @@ class StagePlanner:
         """Return the plan of a tier for a round; see `Planner`."""
         end = self.planner(tier, server_round, client).depth
         units = [unit for unit in self.planner.units if block_number(unit) <= end]
-        last = min(server_round, self.stage_one_rounds)
-        active = self._active(tier, last)
+        active = self._active(tier, server_round)
         # What nobody has trained yet is the same on every machine.
-        moved = set().union(*(self._active(name, last) for name in self.planner.tiers if last))
+        tiers = self.planner.tiers if self.stage_one_rounds else ()
+        moved = set().union(*(self._active(name, server_round) for name in tiers))
         shared = [unit for unit in units if not unit.startswith((LOCAL, GATE))]
         if server_round <= self.stage_one_rounds:
             trained = [unit for unit in shared if _is_in(unit, active)]
@@ -73,10 +73,14 @@ class StagePlanner:
         frozen = tuple(unit for unit in shared if _is_in(unit, moved))
         return Plan(end, (*gates, *own), frozen, lasting=frozen)
 
+    def active_blocks(self, server_round: int) -> int:
+        """Return how many blocks of the deepest tier are active in a round."""
+        return self.activation(min(server_round, self.stage_one_rounds))
+
     def _active(self, tier: str, server_round: int) -> set[int]:
         """Return the numbers of a tier's active blocks; with all of them, 0 for what is below."""
         end = self.planner.ends[tier]
-        count = min(self.activation(server_round), self.planner.tiers[tier].trained, end)
+        count = min(self.active_blocks(server_round), self.planner.tiers[tier].trained, end)
         lowest = end - count + 1 if self.top_down else 1
         return {*range(lowest, lowest + count), *([0] if count == end else [])}
 
@@ -91,31 +95,32 @@ class TwoStage(AdapterFedAvg):
 
     Parameters
     ----------
-    activation : Activation
-        That of the planner; it hears the clients' validation accuracy, where they tell it.
+    schedule : StagePlanner
+        Which the `planner` is, or holds. Its activation hears the clients' validation accuracy,
+        where they tell it.
     options
-        Those of `AdapterFedAvg`; `planner` holds a `StagePlanner`.
+        Those of `AdapterFedAvg`.
     """
 
-    def __init__(self, *args: Any, activation: Activation, **options: Any) -> None:
+    def __init__(self, *args: Any, schedule: StagePlanner, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.activation = activation
+        self.schedule = schedule
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average as ever; then let the activation hear how good the round's model was."""
         arrays, metrics = super().aggregate_train(server_round, replies)
-        self.report.figures["active-blocks"] = self.activation(server_round)
+        self.report.figures["active-blocks"] = self.schedule.active_blocks(server_round)
         if metrics is not None and VALIDATION in metrics:
             accuracy = float(metrics[VALIDATION])  # type: ignore[arg-type]  # a mean
             self.report.figures[VALIDATION] = accuracy
-            self.activation.note(server_round, accuracy)
+            self.schedule.activation.note(server_round, accuracy)
         return arrays, metrics
 
     def server_state(self) -> dict[str, np.ndarray]:
         """Return what the activation and the server optimiser remember."""
-        own = {ACTIVATION + name: value for name, value in self.activation.state().items()}
+        own = {ACTIVATION + name: value for name, value in self.schedule.activation.state().items()}
         return super().server_state() | own
 
     def load_server_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -125,7 +130,7 @@ class TwoStage(AdapterFedAvg):
             for name, value in state.items()
             if name.startswith(ACTIVATION)
         }
-        self.activation.load_state(own)
+        self.schedule.activation.load_state(own)
         super().load_server_state(
             {name: value for name, value in state.items() if not name.startswith(ACTIVATION)}
         )

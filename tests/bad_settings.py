@@ -90,8 +90,8 @@ adapter-alpha=0
     adapter-alpha: 0.0 must be above 0.
 adapter-targets=q,value
     adapter-targets: 'value' is no linear layer of a block; list some of q, k, v, o, fc1, fc2.
-adapter-targets=
-    adapter-targets: '' is no linear layer of a block; list some of q, k, v, o, fc1, fc2.
+adapter=serial adapter-targets=mlp,q
+    adapter-targets: 'q' is no branch of a block; list some of attention, mlp.
 image-size=10000
     image-size: 10000 must be 4096 or less.
 num-clients=99999999999

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import ViTConfig, ViTModel
 
-from models import Backbone, Block
+from models import Backbone
 
 
 def shaped_backbone(
@@ -27,17 +27,4 @@ def shaped_backbone(
     )
     with torch.device(device):
         model = ViTModel(config, add_pooling_layer=False)
-    model.set_attn_implementation("sdpa")
-    blocks = [
-        Block(layer.layernorm_before, layer.attention, layer.layernorm_after, layer.mlp)
-        for layer in model.layers
-    ]
-    return Backbone(
-        model.embeddings,
-        blocks,
-        model.layernorm,
-        width=width,
-        image_size=image_size,
-        mean=[0.5] * 3,
-        std=[0.5] * 3,
-    )
+    return Backbone.of(model)

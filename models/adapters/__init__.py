@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 from torch import nn
 
 from ..backbone import ModelError
-from .base import NO_ADAPTER, UNADAPTED, Adapter, AdapterSpec
+from .base import BRANCHES, NO_ADAPTER, UNADAPTED, Adapter, AdapterSpec
 from .bottleneck import Bottleneck, ParallelAdapter, SerialAdapter
 from .full import FullAdapter
-from .lora import LINEARS, FixedFactorLora, LoraAdapter, parse_targets
+from .lora import LINEARS, FixedFactorLora, LoraAdapter
 from .ssf import ScaleShift, SsfAdapter
 
 __all__ = [
@@ -33,8 +36,10 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "ssf": SsfAdapter,
     "full": FullAdapter,
 }
+BOTTLENECKS = ("parallel", "serial")
+EVERYWHERE = ("ssf", "full")  # in a block, whatever the targets
 # Kinds whose tensors of a smaller rank are leading parts of those of a larger one.
-RANKED = ("lora", "parallel", "serial")
+RANKED = ("lora", *BOTTLENECKS)
 
 
 def build_adapter(spec: AdapterSpec) -> Adapter:
@@ -43,13 +48,46 @@ def build_adapter(spec: AdapterSpec) -> Adapter:
     Raises
     ------
     ModelError
-        When the kind is not one of `ADAPTERS`, or its numbers leave no adapter.
+        When the kind is not one of `ADAPTERS`, or its numbers or targets leave no adapter.
     """
     if spec.kind not in ADAPTERS:
         raise ModelError(f"adapter: '{spec.kind}' is unknown; choose one of {', '.join(ADAPTERS)}.")
     if spec.rank < 1:
         raise ModelError(f"adapter-rank: {spec.rank} leaves no adapter; set it to 1 or more.")
-    return ADAPTERS[spec.kind](spec)
+    return ADAPTERS[spec.kind](replace(spec, targets=check_targets(spec.targets, spec.kind)))
+
+
+def check_targets(targets: Collection[str], kind: str) -> tuple[str, ...]:
+    """Return the places in a block at which a kind of adapter acts, in the order of a block.
+
+    Raises
+    ------
+    ModelError
+        When a name is none of `BRANCHES` for a bottleneck or of `LINEARS` for LoRA, or the kind
+        acts everywhere.
+    """
+    known: Collection[str] = BRANCHES if kind in BOTTLENECKS else LINEARS
+    if targets and kind in EVERYWHERE:
+        raise ModelError(f"adapter-targets: '{kind}' acts everywhere in a block; leave it empty.")
+    if wrong := [name for name in targets if name not in known]:
+        place = "branch" if kind in BOTTLENECKS else "linear layer"
+        raise ModelError(
+            f"adapter-targets: '{wrong[0]}' is no {place} of a block, and the adapter '{kind}' "
+            f"wants one; list some of {', '.join(known)}."
+        )
+    return tuple(name for name in known if name in targets)
+
+
+def parse_targets(text: str, kind: str) -> tuple[str, ...]:
+    """Read the setting `adapter-targets`, such as ``q,v`` or ``mlp``; none for a kind's usual ones.
+
+    Raises
+    ------
+    ModelError
+        As `check_targets`.
+    """
+    names = [name.strip() for name in text.split(",")] if text.strip() else []
+    return check_targets(names, kind)
 
 
 def start_at_nothing(adapters: nn.Module) -> None:

@@ -11,6 +11,9 @@ from torch import nn
 from ..backbone import Block
 
 NO_ADAPTER = "none"
+BRANCHES = ("attention", "mlp")  # of a block
+# Where in a block a kind acts, unless told otherwise; other kinds act everywhere.
+USUAL_TARGETS = {"lora": ("q", "v"), "parallel": BRANCHES, "serial": BRANCHES}
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -28,13 +31,18 @@ class AdapterSpec:
         Factor of LoRA's product; it does not follow the rank, so that a model of a smaller rank
         computes what the leading part of a larger one does.
     targets : tuple[str, ...]
-        Linear layers of a block that get LoRA, of `LINEARS`.
+        Linear layers of a block that get LoRA, of `LINEARS`, or branches that get a bottleneck, of
+        `BRANCHES`; without any, the kind's usual ones.
     """
 
     kind: str = NO_ADAPTER
     rank: int = 32
     scaling: float = 2.0
-    targets: tuple[str, ...] = ("q", "v")
+    targets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.targets:
+            object.__setattr__(self, "targets", USUAL_TARGETS.get(self.kind, ()))
 
 
 UNADAPTED = AdapterSpec()

@@ -1,4 +1,4 @@
-"""Adapter kinds `parallel` and `serial`: a bottleneck at each branch of a block."""
+"""Adapter kinds `parallel` and `serial`: bottlenecks at the branches of a block."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..backbone import Block
 from ..initialisation import init_linear
-from .base import Adapter
+from .base import Adapter, AdapterSpec
 
 
 class Bottleneck(nn.Module):
@@ -26,17 +26,30 @@ class Bottleneck(nn.Module):
 
 
 class BottleneckBlock(Block):
-    """A frozen block with a bottleneck for each branch, ``2 * (2 * D * rank + rank + D)`` trained.
+    """A frozen block with bottlenecks, ``2 * D * rank + rank + D`` trained for each branch.
 
     The forms are those of ReeFL's code (arXiv 2405.14791): weights start at std 0.02, not at zero,
     so the features are slightly perturbed from the beginning.
+
+    Parameters
+    ----------
+    block : Block
+        Frozen.
+    spec : AdapterSpec
+        Its targets are the branches that get a bottleneck.
     """
 
-    def __init__(self, block: Block, rank: int) -> None:
+    def __init__(self, block: Block, spec: AdapterSpec) -> None:
         super().__init__(*block.parts())
         self.trained = nn.ModuleDict(
-            {branch: Bottleneck(block.width, rank) for branch in ("attention", "mlp")}
+            {branch: Bottleneck(block.width, spec.rank) for branch in spec.targets}
         )
+
+    def adapt(self, branch: str, read: Tensor, output: Tensor) -> Tensor:
+        """Add what a branch's bottleneck makes of `read` to its output; as it is without one."""
+        if branch not in self.trained:
+            return output
+        return output + self.trained[branch](read)
 
 
 class ParallelBlock(BottleneckBlock):
@@ -44,38 +57,41 @@ class ParallelBlock(BottleneckBlock):
 
     def attention_branch(self, normed: Tensor) -> Tensor:
         """Add the bottleneck of the branch's input to the attention output, ``(B, N, D)``."""
-        return super().attention_branch(normed) + self.trained["attention"](normed)
+        return self.adapt("attention", normed, super().attention_branch(normed))
 
     def mlp_branch(self, normed: Tensor) -> Tensor:
         """Add the bottleneck of the branch's input to the MLP output, ``(B, N, D)``."""
-        return super().mlp_branch(normed) + self.trained["mlp"](normed)
+        return self.adapt("mlp", normed, super().mlp_branch(normed))
 
 
 class SerialBlock(BottleneckBlock):
     """Each bottleneck stands behind its branch and reads its output, before the residual ("SA")."""
 
+    def __init__(self, block: Block, spec: AdapterSpec) -> None:
+        super().__init__(block, spec)
+        self.is_trained_last = "attention" not in self.trained
+
     def attention_branch(self, normed: Tensor) -> Tensor:
         """Add the bottleneck of the attention output to it, ``(B, N, D)``."""
         output = super().attention_branch(normed)
-        return output + self.trained["attention"](output)
+        return self.adapt("attention", output, output)
 
-    def mlp_branch(self, normed: Tensor) -> Tensor:
-        """Add the bottleneck of the MLP output to it, ``(B, N, D)``."""
-        output = super().mlp_branch(normed)
-        return output + self.trained["mlp"](output)
+    def join(self, tokens: Tensor, output: Tensor) -> Tensor:
+        """Add the bottleneck of the MLP output to it, and both to the tokens, ``(B, N, D)``."""
+        return super().join(tokens, self.adapt("mlp", output, output))
 
 
 class ParallelAdapter(Adapter):
-    """Gives every block bottlenecks beside its branches."""
+    """Gives every block bottlenecks beside branches."""
 
     def block(self, frozen: Block) -> Block:
         """Return the block with its bottlenecks; see `ParallelBlock`."""
-        return ParallelBlock(frozen, self.spec.rank)
+        return ParallelBlock(frozen, self.spec)
 
 
 class SerialAdapter(Adapter):
-    """Gives every block bottlenecks behind its branches."""
+    """Gives every block bottlenecks behind branches."""
 
     def block(self, frozen: Block) -> Block:
         """Return the block with its bottlenecks; see `SerialBlock`."""
-        return SerialBlock(frozen, self.spec.rank)
+        return SerialBlock(frozen, self.spec)

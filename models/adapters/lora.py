@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbone import Block, ModelError
+from ..backbone import Block
 from .base import Adapter, AdapterSpec, copy_structure
 
 # The linear layers of a block, by the short names of the bank.
@@ -77,20 +77,3 @@ class FixedFactorLora(LoraAdapter):
             nn.init.uniform_(fixed, -bound, bound, generator=self._generator)
             self.fixed.append(fixed)
         return adapted
-
-
-def parse_targets(text: str) -> tuple[str, ...]:
-    """Read the setting `adapter-targets`, such as ``q,v``, into the order of `LINEARS`.
-
-    Raises
-    ------
-    ModelError
-        When a name is none of `LINEARS`, or none is given.
-    """
-    names = [name.strip() for name in text.split(",")]
-    if wrong := [name for name in names if name not in LINEARS]:
-        raise ModelError(
-            f"adapter-targets: '{wrong[0]}' is no linear layer of a block; list some of "
-            f"{', '.join(LINEARS)}."
-        )
-    return tuple(name for name in LINEARS if name in names)

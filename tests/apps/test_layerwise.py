@@ -150,10 +150,11 @@ def test_clients_hold_the_final_values_of_what_is_finished(
 
 
 @pytest.mark.parametrize("order", ["top-down", "bottom-up"])
+@pytest.mark.parametrize("adapter", [{}, {"adapter": "serial", "adapter_targets": "mlp"}])
 def test_a_run_that_keeps_tokens_gives_the_bits_of_one_that_does_not(
-    order: str, tiny_vit: Path, tmp_path: Path
+    order: str, adapter: dict[str, str], tiny_vit: Path, tmp_path: Path
 ) -> None:
-    values = {"layer_order": order, "exits": "3", "window": 2}
+    values = {"layer_order": order, "exits": "3", "window": 2, **adapter}
     kept, banks = run_noting(tiny_vit, tmp_path / "kept", **values)
     anew, others = run_noting(tiny_vit, tmp_path / "anew", cache_megabytes=0, **values)
     assert all(same(*pair) for pair in zip(banks, others, strict=True))

@@ -1,5 +1,6 @@
-"""Flower's simulation on Ray gives the bank of the in-process runtime, bit for bit."""
+"""A simulation on Ray gives the bank of the in-process runtime, bit for bit."""
 
+import copy
 import os
 import sys
 from collections import Counter
@@ -8,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import SMALL, Run
+from flwr.app import Context, Message
+from flwr.serverapp import Grid, ServerApp
+from flwr.simulation import run_simulation
+from support import ROOT, SMALL, Run
 
+from client_app.app import create_client_app
 from models import ADAPTERS, METHODS, load_backbone
 from run_simulation import client_processes, run_on_ray
+from server_app.app import run
 from settings import Settings
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -160,3 +166,43 @@ def test_processes_by_cores(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     assert client_processes(Settings(**values)) == processes
+
+
+def with_run_config(run_config: dict[str, Any]) -> Callable[..., Message]:
+    """A mod that gives nodes the run config, which Flower's `run_simulation` cannot."""
+
+    def mod(message: Message, context: Context, call_next: Callable[..., Message]) -> Message:
+        # Flower refuses a changed run config in the Context it gave; the state is the same object.
+        given = copy.copy(context)
+        given.run_config = run_config
+        return call_next(message, given)
+
+    return mod
+
+
+def test_flowers_own_engine_gives_the_bits_of_the_in_process_run(
+    run_app: Callable[..., Any], tiny_vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = run_app("here", **VARIANTS["exits"])
+    output = tmp_path / "engine"
+    values = {**SMALL, **VARIANTS["exits"], "backbone": str(tiny_vit), "output-dir": str(output)}
+    settings = Settings.from_dict(values)
+    server_app = ServerApp()
+
+    @server_app.main()
+    def main(grid: Grid, context: Context) -> None:
+        del context
+        run(grid, settings, simulated=True)
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    run_simulation(
+        server_app,
+        create_client_app(mods=[with_run_config(dict(settings.to_dict()))]),
+        6,
+        backend_config={"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": 2}},
+    )
+    there = Run(output)
+    assert {k: v.tobytes() for k, v in there.bank().items()} == {
+        k: v.tobytes() for k, v in here.bank().items()
+    }
+    assert there.summary["client-accuracy"] == here.summary["client-accuracy"]

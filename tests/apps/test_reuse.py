@@ -12,11 +12,12 @@ from PIL import Image
 from support import SMALL
 
 from client_app.app import app
-from models.backbone import load_backbone
+from models import load_backbone
 from server_app.app import run
 from server_app.inprocess import InProcessGrid
 from settings import Settings
 from strategies import AdapterFedAvg, Callback, RoundReport
+from wiring import get_backbone
 
 ROUNDS, STEP = 50, 10
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -91,3 +92,18 @@ def test_nothing_grows_over_fifty_rounds(
     assert len(set(measured.tensors)) == 1
     # After other tests in the process, the allocator still settles in the first rounds.
     assert max(measured.bytes) - measured.bytes[1] < LEEWAY
+
+
+def test_a_folder_of_that_name_does_not_hide_the_built_in_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "builtin").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert get_backbone(Settings()).depth == 12
+
+
+def test_trainings_leave_nothing_with_devices_that_are_not_used(run_app: Any) -> None:
+    """torch.manual_seed would leave a call in CUDA's queue every time, with a stack trace."""
+    before = len(torch.cuda._queued_calls)
+    run_app(rounds=1)
+    assert len(torch.cuda._queued_calls) - before <= 2  # the model's first weights

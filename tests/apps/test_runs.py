@@ -37,6 +37,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "inclusivefl parallel": {"method": "inclusivefl", "adapter": "parallel", "adapter-rank": 4},
     # Two phases, which the tiers join where they reach the blocks.
     "layerwise": {"method": "layerwise", "adapter": "parallel", "adapter-rank": 4, "window": 3},
+    "behind the MLP": {
+        "method": "layerwise",
+        "adapter": "serial",
+        "adapter-rank": 4,
+        "adapter-targets": "mlp",
+        "window": 3,
+    },
     "scalefl": {"method": "scalefl"},
     "accumulator": {"method": "accumulator"},
     "per-block": {"method": "accumulator", "accumulator-sharing": "per-block"},

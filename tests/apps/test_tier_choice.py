@@ -21,7 +21,7 @@ TIERS = "small depth=2 share=0.4; medium depth=4 share=0.3; large depth=6 share=
 
 
 def settings_for(tiny_vit: Path, **values: Any) -> Settings:
-    # Blocks of batches of 32 of 256 images: training, not scoring, is what takes most.
+    # Batches larger than those of scoring: training is what takes most.
     fitting = {"adapter": "full", "method": "exits", "batch_size": 256}
     return Settings(backbone=str(tiny_vit), exits="3", tiers=TIERS, **(fitting | values))
 
@@ -179,7 +179,9 @@ def test_both_experts_are_told_of(
     settings = settings_for(tiny_vit, **values, rounds=3, stage_one_rounds=stage_one)
     model = make_model(settings, 10)
     planner = make_planner(settings, get_tiers(settings), model)
-    memory = tier_costs(settings, model, planner)["large"].memory
+    cost = tier_costs(settings, model, planner)["large"]
+    memory = cost.memory
+    assert any(unit.startswith("local-") for unit in cost.longest.trained)
     assert not model.mixing
     model.mixing = True  # type: ignore[assignment]
     local = [unit for unit in model.units if unit.startswith("local-")]

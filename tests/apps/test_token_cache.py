@@ -21,6 +21,8 @@ def part() -> Part:
     return make_part()
 
 
+# Of a block that has this, all but the bottleneck runs once, too, under `layerwise` and SimCLR.
+BEHIND = {"adapter": "serial", "adapter_targets": "mlp"}
 # Methods, and the units that are trained.
 VARIANTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "exits": ({}, ["block5", "block6"]),
@@ -31,6 +33,9 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "inclusivefl": ({"method": "inclusivefl"}, ["block5", "block6"]),
     "scalefl": ({"method": "scalefl"}, ["block5", "block6"]),
     "layerwise": ({"method": "layerwise"}, ["block5", "head6"]),
+    "behind the MLP": ({"method": "layerwise", **BEHIND}, ["block5", "head6"]),
+    # The head is in the same unit, and reads what comes after the bottleneck.
+    "exits behind the MLP": (BEHIND, ["block5", "block6"]),
 }
 
 
@@ -49,7 +54,7 @@ def test_training_gives_the_same_bits(variant: str, tiny_vit: Path, part: Part) 
         first = train(kept, part, units=units)
     assert first == train(anew, part, units=units)
     assert same_bits(kept.model, anew.model)
-    lowest = min(int(unit[-1]) for unit in units)
+    lowest = min(int(unit[-1]) for unit in units) + (variant == "behind the MLP")
     assert all(passes[b] == (40 if b < lowest else 120) for b in range(1, 7))
 
 
@@ -113,10 +118,17 @@ def test_values_of_what_is_missing_are_not_looked_at(tiny_vit: Path, part: Part)
 # A phase change.
 
 
-def test_tokens_are_pushed_through_the_blocks_between(tiny_vit: Path, part: Part) -> None:
+# Three epochs where a block is trained; then once more, as finished; block 4 is passed once.
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [({}, [40, 120 + 40, 120 + 40, 40, 120]), (BEHIND, [40, 40, 40, 40, 40])],
+)
+def test_tokens_are_pushed_through_the_blocks_between(
+    values: dict[str, Any], expected: list[int], tiny_vit: Path, part: Part
+) -> None:
     """Phases of one block upwards: no image goes through a finished block twice."""
-    kept = trainer_of(tiny_vit, method="layerwise", exits="6")
-    anew = trainer_of(tiny_vit, method="layerwise", exits="6", cache_megabytes=0)
+    kept = trainer_of(tiny_vit, method="layerwise", exits="6", **values)
+    anew = trainer_of(tiny_vit, method="layerwise", exits="6", cache_megabytes=0, **values)
     for trainer in (anew, kept):
         with counted(kept.model) as passes:
             for number in (2, 3, 5):
@@ -124,8 +136,14 @@ def test_tokens_are_pushed_through_the_blocks_between(tiny_vit: Path, part: Part
                 trainer.model.missing = frozenset(f"head{b}" for b in range(1, 7) if b != number)
                 train(trainer, part, units=units, depth=number, server_round=number, lasting=True)
     assert same_bits(kept.model, anew.model)
-    # Three epochs where a block is trained; then once more, as finished; block 4 is passed once.
-    assert [passes[n] for n in range(1, 6)] == [40, 120 + 40, 120 + 40, 40, 120]
+    assert [passes[n] for n in range(1, 6)] == expected
+
+
+def test_behind_the_mlp_two_tensors_are_kept(tiny_vit: Path, part: Part) -> None:
+    """Of each image; what enters the block is kept no more."""
+    trainer = trainer_of(tiny_vit, method="layerwise", exits="6,", **BEHIND)
+    train(trainer, part, units=["block5", "head6"], lasting=True)
+    assert trainer.predictor.tokens.size == 40 * 2 * ROW
 
 
 def test_going_down_computes_anew(tiny_vit: Path, part: Part) -> None:
@@ -203,16 +221,18 @@ def test_pairs_of_views_come_first_ones_first(part: Part) -> None:
         assert torch.equal(found[[i, 3 + i]], own)
 
 
-@pytest.mark.parametrize("objective", ["supervised", "simclr"])
+@pytest.mark.parametrize(
+    ("objective", "values"), [("supervised", {}), ("simclr", {}), ("simclr", BEHIND)]
+)
 def test_training_on_stored_views_gives_the_same_bits(
-    objective: str, tiny_vit: Path, part: Part
+    objective: str, values: dict[str, Any], tiny_vit: Path, part: Part
 ) -> None:
     """Two views of 40 images: at most 80 pass the blocks below, or 80 pairs."""
     transform: BatchTransform = SHIFTED
     units = ["block5", "block6"]
     if objective == "simclr":
         transform, units = ViewTransform(16, [0.5], [0.25]), [*units, "projection"]
-    values = {"method": "exits", "objective": objective, "stored_views": 2, "augment": "shift"}
+    values = {"objective": objective, "stored_views": 2, "augment": "shift", **values}
     kept = trainer_of(tiny_vit, **values)
     anew = trainer_of(tiny_vit, **values, cache_megabytes=0)
     views = StoredViews(transform, 2, seed=0)
@@ -222,4 +242,5 @@ def test_training_on_stored_views_gives_the_same_bits(
     assert same_bits(kept.model, anew.model)
     copies = 2 if objective == "simclr" else 1
     assert 40 * copies < passes[1] <= 80 * copies
-    assert passes[5] == 6 * 40 * copies
+    assert passes[6] == 6 * 40 * copies
+    assert passes[5] == (passes[1] if "adapter" in values else 6 * 40 * copies)

@@ -36,6 +36,13 @@ def test_gray_is_copied_to_three_channels():
     assert torch.equal(output[:, 0], output[:, 2])
 
 
+def test_a_models_autocast_does_not_round_pixels():
+    images, transform = random_images(2, 8, 8, 3), BatchTransform(16, ZERO, ONE)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = transform(images)
+    assert torch.equal(inside, transform(images))
+
+
 def test_smaller_is_antialiased():
     """Half the side: a triangle over four pixels, with weights 3/7, 3/7 and 1/7 at the border.
 

@@ -24,7 +24,7 @@ def exported(tiny_vit: Path, tmp_path: Path) -> Path:
         "method": "accumulator",
         "backbone": str(tiny_vit),
         "image-size": 16,
-        "format": 2,
+        "format": 3,
         "exits": "3",
         "adapter": {"kind": "none", "rank": 32, "scaling": 2.0, "targets": ["q", "v"]},
         "options": {"sharing": "shared", "size": "bottleneck"},

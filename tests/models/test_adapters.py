@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from adapted import arrays, build, count, tokens
 from shapes import shaped_backbone
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,28 +16,15 @@ from torch.nn import functional
 from client_app.optimizer import make_optimizer
 from models import (
     ADAPTERS,
-    AdapterModel,
     AdapterSpec,
     ModelError,
     build_model,
-    load_backbone,
     parse_targets,
 )
 from settings import Settings
 
-EXITS = (2, 4, 6)
 KINDS = [kind for kind in ADAPTERS if kind != "none"]
 FROZEN_KINDS = [kind for kind in KINDS if kind != "full"]
-
-
-def count(model: AdapterModel, depth: int, *, heads: bool) -> int:
-    """Trained numbers of a tier that runs and trains `depth` blocks: its heads, or the rest."""
-    units = {"embed", *(f"block{b}" for b in range(1, depth + 1))}
-    return sum(
-        tensor.numel()
-        for key, tensor in model.adapter_parameters().items()
-        if key.split(".")[0] in units and (key.split(".")[1] == "head") == heads
-    )
 
 
 @pytest.mark.parametrize(
@@ -63,27 +51,8 @@ def test_a_tier_of_deit_small_trains_the_published_numbers(
     assert [count(model, d, heads=True) for d in depths] == [head * n for n in (1, 2, 3, 4)]
 
 
-def build(tiny_vit: Path, spec: AdapterSpec, *, moved: bool = True) -> AdapterModel:
-    """Frozen exits with an adapter, away from its start."""
-    model = build_model("exits", load_backbone(str(tiny_vit)), EXITS, 5, seed=3, adapter=spec)
-    generator = torch.Generator().manual_seed(1)
-    for tensor in model.adapter_parameters().values():
-        tensor.data += 0.1 * moved * torch.randn(tensor.shape, generator=generator)
-    return model
-
-
 def images() -> Tensor:
     return torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-
-
-def tokens() -> Tensor:
-    return torch.randn(4, 5, 24, generator=torch.Generator().manual_seed(0))
-
-
-def arrays(model: AdapterModel, prefix: str) -> dict[str, Tensor]:
-    """The trained tensors whose key begins so, by the rest of it."""
-    found = model.adapter_parameters().items()
-    return {k.removeprefix(prefix): v.detach() for k, v in found if k.startswith(prefix)}
 
 
 @torch.no_grad()
@@ -113,30 +82,6 @@ def test_a_smaller_rank_is_the_leading_part_of_a_larger(tiny_vit: Path) -> None:
         small.adapter_parameters()[key].copy_(tensor[leading])
     for e, logits in large(images()).items():
         torch.testing.assert_close(small(images())[e], logits)
-
-
-@torch.no_grad()
-def test_bottlenecks_beside_and_behind_the_branches(tiny_vit: Path) -> None:
-    """The two forms written out: ``F(a) + g(a)`` and ``h + g(h)`` with ``h = F(a)``."""
-    for kind in ("parallel", "serial"):
-        model = build(tiny_vit, AdapterSpec(kind, 4))
-        block, own = model.backbone.blocks[2], arrays(model, "block3.adapter.")
-
-        def bottleneck(values: Tensor, branch: str, own: dict[str, Tensor] = own) -> Tensor:
-            down, up = (own[f"{branch}.{name}.weight"].T for name in ("down", "up"))
-            inner = (values @ down + own[f"{branch}.down.bias"]).clamp(min=0)
-            return inner @ up + own[f"{branch}.up.bias"]
-
-        found = tokens()
-        for branch, norm, run in (
-            ("attention", block.norm1, lambda x: block.self_attention(x)[0]),  # noqa: B023
-            ("mlp", block.norm2, block.feed_forward),
-        ):
-            normed = norm(found)
-            output = run(normed)
-            read = normed if kind == "parallel" else output
-            found = found + output + bottleneck(read, branch)
-        torch.testing.assert_close(model.block(3)(tokens()), found)
 
 
 @torch.no_grad()
@@ -184,7 +129,8 @@ def test_fresh_adapters_start_as_documented(tiny_vit: Path) -> None:
     """Kaiming-uniform ``A`` within ``1 / sqrt(inputs)``, ``B`` zero; the others by their spread."""
 
     def start(kind: str) -> Iterator[tuple[str, Tensor]]:
-        model = build(tiny_vit, AdapterSpec(kind, 16, targets=("q", "fc2")), moved=False)
+        targets = ("q", "fc2") if kind == "lora" else ()
+        model = build(tiny_vit, AdapterSpec(kind, 16, targets=targets), moved=False)
         inside = {k: v for k, v in model.adapter_parameters().items() if "adapter" in k}
         ends = {key.rsplit(".", 1)[-1] for key in inside}
         if kind == "lora":
@@ -265,11 +211,18 @@ def test_all_of_a_head_and_nothing_else_learns_at_its_rate(tiny_vit: Path) -> No
 
 
 def test_targets_are_names_of_layers() -> None:
-    assert parse_targets("q,v") == ("q", "v")
-    assert parse_targets(" fc1, v ,q,v") == ("q", "v", "fc1")
-    for text, wrong in (("q,value", "value"), ("", ""), ("q;v", "q;v")):
+    assert parse_targets("q,v", "lora") == ("q", "v")
+    assert parse_targets(" fc1, v ,q,v", "lora") == ("q", "v", "fc1")
+    assert parse_targets("mlp,attention", "serial") == ("attention", "mlp")
+    assert parse_targets("mlp", "parallel") == ("mlp",)
+    assert parse_targets("", "serial") == parse_targets(" ", "lora") == ()
+    assert AdapterSpec("lora").targets == ("q", "v")
+    assert AdapterSpec("serial").targets == AdapterSpec("parallel").targets == ("attention", "mlp")
+    for text, wrong in (("q,value", "value"), (",", ""), ("q;v", "q;v"), ("mlp", "mlp")):
         with pytest.raises(ModelError, match=f"adapter-targets: '{wrong}' is no linear layer"):
-            parse_targets(text)
+            parse_targets(text, "lora")
+    with pytest.raises(ModelError, match="'q' is no branch of a block; list some of attention"):
+        parse_targets("mlp,q", "serial")
 
 
 def test_wrong_kinds_and_ranks_get_a_sentence(tiny_vit: Path) -> None:
@@ -277,3 +230,17 @@ def test_wrong_kinds_and_ranks_get_a_sentence(tiny_vit: Path) -> None:
         build(tiny_vit, AdapterSpec("magic"))
     with pytest.raises(ModelError, match="adapter-rank: 0 leaves no adapter"):
         build(tiny_vit, AdapterSpec("lora", 0))
+    with pytest.raises(ModelError, match="adapter-targets: 'q' is no branch"):
+        build(tiny_vit, AdapterSpec("parallel", targets=("q",)))
+    with pytest.raises(ModelError, match="adapter-targets: 'q,v' is no linear layer"):
+        build(tiny_vit, AdapterSpec("lora", targets=("q,v",)))
+    with pytest.raises(ModelError, match="adapter-targets: 'ssf' acts everywhere"):
+        build(tiny_vit, AdapterSpec("ssf", targets=("mlp",)))
+
+
+def test_the_order_of_targets_does_not_matter(tiny_vit: Path) -> None:
+    there, back = (
+        build(tiny_vit, AdapterSpec("serial", 4, targets=targets)).adapter_parameters()
+        for targets in (("attention", "mlp"), ("mlp", "attention"))
+    )
+    assert list(there) == list(back)

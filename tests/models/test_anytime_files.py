@@ -117,7 +117,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no JSON": (lambda f: (f / "adapters.json").write_text("{"), "is no JSON"),
     "binary": (lambda f: (f / "adapters.json").write_bytes(b"\xff\x00"), "is no JSON"),
     "a list": (lambda f: write(f, [1]), "does not describe adapters"),
-    "an earlier format": (changed(format=1), "format 1, this version reads 2"),
+    "an earlier format": (changed(format=1), "format 1, this version reads 3"),
     "no method": (without("method"), "lacks 'method'"),
     "no classes": (without("classes"), "lacks 'classes'"),
     "a size in words": (changed(image_size="16"), "'16', which is no int"),

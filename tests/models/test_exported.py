@@ -62,12 +62,15 @@ def images(side: int = 16) -> torch.Tensor:
     return torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("kind", ADAPTERS)
+@pytest.mark.parametrize(
+    ("kind", "targets"),
+    [*((kind, ()) for kind in ADAPTERS), ("lora", ("q", "fc1")), ("serial", ("mlp",))],
+)
 @pytest.mark.parametrize("method", ["exits", "accumulator"])
 def test_what_is_read_back_is_what_was_written(
-    tiny_vit: Path, tmp_path: Path, kind: str, method: str
+    tiny_vit: Path, tmp_path: Path, kind: str, targets: tuple[str, ...], method: str
 ) -> None:
-    model = build(tiny_vit, AdapterSpec(kind, 4, 0.5, ("q", "fc1")), method)
+    model = build(tiny_vit, AdapterSpec(kind, 4, 0.5, targets), method)
     write_exported(tmp_path, model.adapter_arrays(), describe(model, tiny_vit, method), {})
     files = {path.name for path in tmp_path.iterdir()}
     assert files == OTHER_FILES | (PEFT_FILES if kind == "lora" else set())

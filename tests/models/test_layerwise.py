@@ -13,6 +13,7 @@ EXITS = (2, 4, 6)
 KINDS = {
     "parallel": AdapterSpec("parallel", 4),
     "serial": AdapterSpec("serial", 4),
+    "serial at the MLP": AdapterSpec("serial", 4, targets=("mlp",)),
     "lora": AdapterSpec("lora", 4),
     "ssf": AdapterSpec("ssf"),
     "full": AdapterSpec("full"),

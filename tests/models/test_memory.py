@@ -75,6 +75,16 @@ def test_the_meter_agrees_with_the_allocator_and_with_shapes_alone(
     assert count_step(model, units, 6) == measured
 
 
+def test_what_is_read_of_the_tokens_does_not_hold_them(tiny_backbone: Backbone) -> None:
+    """Of frozen blocks heads save class tokens: 24 numbers twice, two more, logits (5), labels.
+
+    The tokens that they are of would be 5 times 24.
+    """
+    model = build_model("exits", tiny_backbone, (1, 2, 3, 4, 5, 6), 5)
+    saved = count_step(model, list(model.units), 8).saved
+    assert saved < 6 * 8 * 4 * (2 * 24 + 2 + 2 * 5 + 4)
+
+
 def test_counting_changes_nothing_and_needs_no_values() -> None:
     model = build_model("exits", shaped_backbone(384, 6), (3,), 10, adapter=AdapterSpec("lora", 8))
     assert next(model.backbone.parameters()).device.type == "meta"
