@@ -14,8 +14,6 @@ from ray.exceptions import RayError
 
 from server_app.local_grid import LocalGrid, answer, introduce_process, make_context
 
-LOOK = 0.05  # seconds that one look for replies waits at most
-
 
 class ClientProcess:
     """What runs in each of Ray's processes: the ClientApp, for one node after the other.
@@ -94,13 +92,17 @@ class RayGrid(LocalGrid):
         self._feed()
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies that have come; wait a moment for one."""
-        done, _ = ray.wait(list(self._tasks), timeout=LOOK) if self._tasks else ([], [])
-        for reference in done:
+        """Return the replies that have come."""
+        while (reference := self.wait(0)) is not None:
             task = self._tasks.pop(reference)
             self._replies[task.message_id] = self._fetch(reference, task)
         found = [message_id for message_id in message_ids if message_id in self._replies]
         return [self._replies.pop(message_id) for message_id in found]
+
+    def wait(self, seconds: float) -> Any:
+        """Wait for a reply, no longer than some seconds; return the reference to it, if any."""
+        done, _ = ray.wait(list(self._tasks), timeout=seconds) if self._tasks else ([], [])
+        return done[0] if done else None
 
     def _feed(self) -> None:
         """Give messages to free processes."""

@@ -38,7 +38,7 @@ def summarise(
     metrics, clients : list[Row]
         The rows of metrics.jsonl and clients.jsonl.
     trainable : Mapping[str, int]
-        Trained parameters of each tier; the most of any round.
+        Parameters that each tier trains and sends; the most of any round.
     sent : int
         Trained parameters in all replies that count.
     full_model_parameters : int

@@ -33,10 +33,13 @@ def receive(grid: Grid, messages: Iterable[Message], timeout: float) -> Iterator
     Parameters
     ----------
     grid : Grid
+        If it has a method ``wait(seconds)``, this is called between two looks for replies, and may
+        return as soon as there is one.
     messages : Iterable[Message]
     timeout : float
         Seconds.
     """
+    wait = getattr(grid, "wait", time.sleep)
     latest = time.monotonic()
     deadline = latest + timeout
     missing = set(grid.push_messages(messages))
@@ -52,7 +55,7 @@ def receive(grid: Grid, messages: Iterable[Message], timeout: float) -> Iterator
         else:
             # At most half of what is left, so that the last look comes just before the deadline.
             pause = min(PAUSE_SHARE * (now - latest), LONGEST_PAUSE, (deadline - now) / 2)
-            time.sleep(max(pause, SHORTEST_PAUSE))
+            wait(max(pause, SHORTEST_PAUSE))
 
 
 def _answered(reply: Message) -> str:

@@ -59,6 +59,18 @@ def test_a_process_that_ends_costs_one_reply(grid: RayGrid) -> None:
     assert not any(reply.has_error() for reply in grid.send_and_receive(ask(grid)))
 
 
+def test_a_wait_ends_with_the_first_reply(grid: RayGrid) -> None:
+    ids = set(grid.push_messages(ask(grid)))
+    assert grid.wait(60) is not None
+    replies = list(grid.pull_messages(ids))
+    assert 1 <= len(replies) <= NODES
+    while len(replies) < NODES:
+        grid.wait(60)
+        replies += grid.pull_messages(ids)
+    assert {reply.metadata.reply_to_message_id for reply in replies} == ids
+    assert grid.wait(60) is None  # at once, as nothing is on its way
+
+
 def test_what_comes_too_late_is_nobodys_reply(grid: RayGrid) -> None:
     assert list(receive(grid, ask(grid), timeout=0)) == []
     later = list(grid.send_and_receive(ask(grid)))
