@@ -41,7 +41,7 @@ class InProcessGrid(LocalGrid):
         """
         wanted = set(message_ids)
         first = next((message_id for message_id in self._queue if message_id in wanted), None)
-        if first is None:
-            return []
-        message = self._queue.pop(first)
-        return [answer(self.client_app, message, self.contexts[message.metadata.dst_node_id])]
+        return [] if first is None else [self._call(self._queue.pop(first))]
+
+    def _call(self, message: Message) -> Message:
+        return answer(self.client_app, message, self.contexts[message.metadata.dst_node_id])
