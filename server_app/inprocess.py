@@ -23,12 +23,17 @@ class InProcessGrid(LocalGrid):
     """
 
     def __init__(self, client_app: ClientApp, num_nodes: int, run_config: dict[str, Any]) -> None:
-        super().__init__(num_nodes)
+        super().__init__()
         self.client_app = client_app
         self.contexts = {
-            node_id: make_context(node_id, num_nodes, run_config) for node_id in self.get_node_ids()
+            node_id: make_context(node_id, num_nodes, run_config)
+            for node_id in range(1, num_nodes + 1)
         }
         self._queue: dict[str, Message] = {}
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return all node ids, from 1."""
+        return list(self.contexts)
 
     def take(self, message_id: str, message: Message) -> None:
         """Queue a message; it runs when its reply is pulled."""

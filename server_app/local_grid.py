@@ -20,15 +20,9 @@ RUN_ID = 1
 
 
 class LocalGrid(Grid):
-    """Nodes with the partitions 0 to ``num_nodes - 1``, whose ids are these numbers plus 1.
+    """Takes messages one by one; what happens to them is a matter of each kind."""
 
-    Parameters
-    ----------
-    num_nodes : int
-    """
-
-    def __init__(self, num_nodes: int) -> None:
-        self.num_nodes = num_nodes
+    def __init__(self) -> None:
         self._run: Any = None
         introduce_process()
 
@@ -52,10 +46,6 @@ class LocalGrid(Grid):
         """Make a message."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
-    def get_node_ids(self) -> Iterable[int]:
-        """Return all node ids."""
-        return range(1, self.num_nodes + 1)
-
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Give each message an id, and take it."""
         ids = []
@@ -78,7 +68,10 @@ class LocalGrid(Grid):
 
 
 def make_context(node_id: int, num_nodes: int, run_config: dict[str, Any]) -> Context:
-    """Return what a node knows at first; Flower keeps it, and so its state, over the whole run."""
+    """Return what a node knows at first; it has the partition of its id less 1.
+
+    As on Flower's own runtimes it is kept, and so its state, over the whole run.
+    """
     return Context(
         run_id=RUN_ID,
         node_id=node_id,

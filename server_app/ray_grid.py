@@ -77,14 +77,18 @@ class RayGrid(LocalGrid):
         cpus: float = 1,
         gpus: float = 0,
     ) -> None:
-        super().__init__(num_nodes)
+        super().__init__()
         remote: Any = ray.remote(num_cpus=cpus, num_gpus=gpus)(ClientProcess)
         self._start = lambda: remote.remote(num_nodes, run_config)
         self._free = [self._start() for _ in range(processes)]
-        self._states = dict.fromkeys(self.get_node_ids(), ray.put(RecordDict()))
+        self._states = dict.fromkeys(range(1, num_nodes + 1), ray.put(RecordDict()))
         self._waiting: deque[tuple[str, Message]] = deque()
         self._tasks: dict[Any, Task] = {}  # by the reference to the reply
         self._replies: dict[str, Message] = {}
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return all node ids, from 1."""
+        return list(self._states)
 
     def take(self, message_id: str, message: Message) -> None:
         """Hand a message to a process, or let it wait for one."""
