@@ -136,6 +136,7 @@ class Cut:
     options: tuple[tuple[str, Any], ...] = ()
 
 
+@lru_cache(maxsize=64)
 def get_cut(settings: Settings, tier: str) -> Cut:
     """Return what a tier, by name, makes of the model; that of an unknown tier is whole."""
     for spec in get_tiers(settings):

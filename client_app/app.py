@@ -17,7 +17,7 @@ from data import DataError
 from models import ExitScores, ModelError
 from settings import SettingsError
 from strategies import PROFILE, REPORT, WIRE_DTYPES, Profile, StrategyError, wire_codec
-from wiring import get_layout, read_settings
+from wiring import read_settings
 
 USER_ERRORS = (DataError, ModelError, SettingsError, StrategyError)
 Handler = Callable[[Call], RecordDict]
@@ -69,7 +69,7 @@ def train(call: Call) -> RecordDict:
         memory.save(call.server_round, term.moved())
     if kept:
         call.own().save(call.server_round, trainer.model.adapter_arrays(kept))
-    layout = get_layout(trainer.model)
+    layout = trainer.layout
     vectors = layout.flatten(trainer.model.adapter_arrays(units), units)
     arrays = ArrayRecord({unit: layout.to_array(unit, vectors[unit]) for unit in units})
     reply = RecordDict({"arrays": arrays, "metrics": MetricRecord({**result.metrics, **before})})

@@ -14,7 +14,6 @@ from client_app.store import ClientStore
 from client_app.training import Trainer, get_trainer
 from settings import Settings, SettingsError
 from strategies import FROZEN, KEPT, LASTING, SKIPPED
-from wiring import get_layout
 
 
 class Call:
@@ -93,7 +92,7 @@ class Call:
             When this node's model or backbone is another than the server's.
         """
         trainer = get_trainer(self.settings, self.node.num_classes, self.node.tier)
-        layout = get_layout(trainer.model)
+        layout = trainer.layout
         if layout.fingerprint() != self.config["layout"]:
             raise SettingsError(
                 "the server's adapters are others than this node's: both need the same method, "

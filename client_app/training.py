@@ -22,7 +22,15 @@ from client_app.token_cache import Tokens
 from data import BatchTransform, Part, StoredViews, Transform, epoch_order
 from models import AdapterModel, MofmModel
 from settings import Settings
-from wiring import Cut, absent_prefixes, get_cut, get_tiers, make_model, uses_bfloat16
+from wiring import (
+    Cut,
+    absent_prefixes,
+    get_cut,
+    get_layout,
+    get_tiers,
+    make_model,
+    uses_bfloat16,
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,8 @@ class Trainer:
 
     Attributes
     ----------
+    layout : Layout
+        Of the model's units.
     predictor : Predictor
         The same model, for evaluation too.
     initial : dict[str, np.ndarray]
@@ -83,6 +93,7 @@ class Trainer:
     def __init__(self, model: AdapterModel, settings: Settings) -> None:
         self.model = model
         self.settings = settings
+        self.layout = get_layout(model)
         self.predictor = make_predictor(model, settings)
         units = [unit for unit in model.units if unit.startswith(absent_prefixes(settings))]
         self.initial = model.adapter_arrays(units)
