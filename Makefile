@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ARGS   ?=
+# Tests run in two processes, a file in one of them; those of apps, which take longest, come first.
+SPLIT  := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 export FLWR_TELEMETRY_ENABLED ?= 0
 
@@ -18,7 +20,7 @@ compare: $(READY)
 	$(BIN)/python -m server_app.compare $(RUNS) $(ARGS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest $(SPLIT) -m "not slow" $(ARGS)
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow $(ARGS)
