@@ -72,8 +72,8 @@ def check_targets(targets: Collection[str], kind: str) -> tuple[str, ...]:
     if wrong := [name for name in targets if name not in known]:
         place = "branch" if kind in BOTTLENECKS else "linear layer"
         raise ModelError(
-            f"adapter-targets: '{wrong[0]}' is no {place} of a block, and the adapter '{kind}' "
-            f"wants one; list some of {', '.join(known)}."
+            f"adapter-targets: '{wrong[0]}' is no {place} of a block; with adapter={kind} list "
+            f"some of {', '.join(known)}."
         )
     return tuple(name for name in known if name in targets)
 

@@ -221,7 +221,9 @@ def test_targets_are_names_of_layers() -> None:
     for text, wrong in (("q,value", "value"), (",", ""), ("q;v", "q;v"), ("mlp", "mlp")):
         with pytest.raises(ModelError, match=f"adapter-targets: '{wrong}' is no linear layer"):
             parse_targets(text, "lora")
-    with pytest.raises(ModelError, match="'q' is no branch of a block; list some of attention"):
+    with pytest.raises(
+        ModelError, match="'q' is no branch of a block; with adapter=serial list some of attention"
+    ):
         parse_targets("mlp,q", "serial")
 
 
