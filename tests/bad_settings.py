@@ -89,7 +89,8 @@ adapter-rank=100000000000
 adapter-alpha=0
     adapter-alpha: 0.0 must be above 0.
 adapter-targets=q,value
-    adapter-targets: 'value' is no linear layer of a block; with adapter=none list some of q, k, v, o, fc1, fc2.
+    adapter-targets: 'value' is no linear layer of a block; with adapter=none list some of q, k,
+    v, o, fc1, fc2.
 adapter=serial adapter-targets=mlp,q
     adapter-targets: 'q' is no branch of a block; with adapter=serial list some of attention, mlp.
 adapter=ssf adapter-targets=mlp
