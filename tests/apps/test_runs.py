@@ -238,7 +238,9 @@ def test_a_round_goes_on_without_clients_slower_than_round_timeout(
 ) -> None:
     """The last client takes 100 s of the exchange's clock in round 1; 60 s are allowed."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr(exchange, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(
+        exchange, "time", SimpleNamespace(monotonic=lambda: clock.now, sleep=pytest.fail)
+    )
 
     def slow(message: Message, context: Context, call_next: Any) -> Message:
         if message.metadata.message_type == "train" and context.node_id == 6:
