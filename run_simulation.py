@@ -127,7 +127,7 @@ def gpu_share(settings: Settings) -> float:
     if settings.client_gpus > gpus:
         raise SettingsError(
             f"client-gpus: {settings.client_gpus} cannot be had, as device is "
-            f"'{settings.device}' and {gpus} GPUs of CUDA are used; set it to {gpus} or less."
+            f"'{settings.device}' and {gpus} GPUs of CUDA are used; set it to at most {gpus}."
         )
     return settings.client_gpus or min(1.0, gpus / client_processes(settings))
 
