@@ -7,7 +7,7 @@ All train the same adapters (LoRA of rank 8 on q and v of every block, and a hea
 
 * the limit: the bare training step on ready tensors, in as many processes as train at a time;
 * ``plain``: a Flower app as tutorials write it (`plain_flower_app.py`), on Ray;
-* ``ray``, ``inprocess``: this app;
+* ``ray``, ``inprocess``: this app, the latter three times, in one process with its limit;
 * ``cached``: this app in-process with frozen exits alone, whose features are kept.
 
 Speed does not depend on weights and pictures, so both are random. A figure is 10 over the median
@@ -18,6 +18,8 @@ the speed of a shared machine changes within minutes.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import statistics
@@ -94,8 +96,7 @@ def run_app(folder: Path, runtime: str, method: str, clients: int, rounds: int) 
     """Run this app; return the seconds of every round's training and aggregation."""
     command = [sys.executable, str(ROOT / "run_simulation.py"), "--runtime", runtime]
     _run([*command, *app_settings(folder, method, clients, rounds)])
-    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").open()]
-    return [row["seconds"]["train"] for row in rows if "seconds" in row]
+    return _seconds(folder)
 
 
 def run_plain(folder: Path, clients: int, rounds: int) -> list[float]:
@@ -119,6 +120,38 @@ def run_limit(images: int, processes: int) -> float:
         for _ in range(processes)
     ]
     return sum(1 / float(process.communicate()[0]) for process in started)
+
+
+def run_pairs(folder: Path, images: int, clients: int, rounds: int) -> tuple[float, float]:
+    """Run this app in-process and the bare step before and after it, in one process, three times.
+
+    Returns
+    -------
+    tuple[float, float]
+        Medians: clients per second of the app, and of the step.
+    """
+    command = [sys.executable, __file__, "--pairs", str(folder), "--images", str(images)]
+    out = _run([*command, "--clients", str(clients), "--rounds", str(rounds)])
+    app, bare = (statistics.median(times) for times in json.loads(out.splitlines()[-1]))
+    return 1 / app, 1 / bare
+
+
+def time_pairs(folder: Path, images: int, clients: int, rounds: int) -> list[list[float]]:
+    """Return seconds a client of three runs, and of the bare step before and after each."""
+    from run_simulation import run_in_process
+    from settings import Settings
+
+    steps = 240 // images + WARM_UP
+    found = [time_bare_step(images, steps)]
+    app, bare = [], []
+    for _ in range(3):
+        with contextlib.redirect_stdout(io.StringIO()):
+            words = app_settings(folder, "adapters", clients, rounds)
+            run_in_process(Settings.from_dict(dict(w.split("=", 1) for w in words)))
+        app.append(1 / _rate(_seconds(folder)))
+        found.append(time_bare_step(images, steps))
+        bare.append((found[-2] + found[-1]) / 2)
+    return [app, bare]
 
 
 def time_bare_step(images: int, steps: int) -> float:
@@ -152,8 +185,30 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
+def _seconds(folder: Path) -> list[float]:
+    """Read the seconds of every round's training and aggregation."""
+    rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").open()]
+    return [row["seconds"]["train"] for row in rows if "seconds" in row]
+
+
 def _rate(times: list[float]) -> float:
     return PER_ROUND / statistics.median(times[WARM_UP:])
+
+
+def measure(run: str, folder: Path, images: int, clients: int, rounds: int) -> tuple[float, float]:
+    """Return clients per second of a run, and of its limit."""
+    if run == "inprocess":
+        return run_pairs(folder, images, clients, rounds)
+    processes = CORES if run in ("plain", "ray") else 1
+    before = run_limit(images, processes)
+    if run == "plain":
+        times = run_plain(folder, clients, rounds)
+    elif run == "cached":
+        # Each round meets ten clients: enough of them that most are known.
+        times = run_app(folder, "inprocess", "frozen", clients, 3 * clients)
+    else:
+        times = run_app(folder, run, "adapters", clients, rounds)
+    return _rate(times), (before + run_limit(images, processes)) / 2
 
 
 def main() -> int:
@@ -167,9 +222,14 @@ def main() -> int:
     names = ("plain", "ray", "inprocess", "cached")
     parser.add_argument("--runs", nargs="+", default=names, choices=names)
     parser.add_argument("--bare", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--pairs", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.bare:
         print(time_bare_step(options.images[0], options.bare))
+        return 0
+    if options.pairs:
+        one = options.images[0], options.clients[0], options.rounds
+        print(json.dumps(time_pairs(options.pairs, *one)))
         return 0
     failed = False
     columns = f"{'clients/s':>10}{'limit':>8}{'share':>8}{'wanted':>8}"
@@ -180,17 +240,7 @@ def main() -> int:
                 folder = Path(place)
                 write_inputs(folder, clients, images)
                 for run in options.runs:
-                    processes = CORES if run in ("plain", "ray") else 1
-                    before = run_limit(images, processes)
-                    if run == "plain":
-                        times = run_plain(folder, clients, options.rounds)
-                    elif run == "cached":
-                        # Each round meets ten clients: enough of them that most are known.
-                        times = run_app(folder, "inprocess", "frozen", clients, 3 * clients)
-                    else:
-                        times = run_app(folder, run, "adapters", clients, options.rounds)
-                    limit = (before + run_limit(images, processes)) / 2
-                    rate = _rate(times)
+                    rate, limit = measure(run, folder, images, clients, options.rounds)
                     wanted = WANTED.get((run, images))
                     failed |= wanted is not None and rate / limit < wanted
                     print(
