@@ -40,6 +40,7 @@ def test_a_models_autocast_does_not_round_pixels():
     images, transform = random_images(2, 8, 8, 3), BatchTransform(16, ZERO, ONE)
     with torch.autocast("cpu", torch.bfloat16):
         inside = transform(images)
+    assert inside.dtype == torch.float32
     assert torch.equal(inside, transform(images))
 
 
